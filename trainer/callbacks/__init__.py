@@ -1,0 +1,27 @@
+"""When, not what: each callback decides the moment of one thing."""
+
+from trainer.callbacks.base import Callback
+from trainer.callbacks.checkpoint import ModelCheckpoint
+from trainer.callbacks.diagnostics import Diagnostics
+from trainer.callbacks.early_stopping import EarlyStopping
+from trainer.callbacks.ema import ExponentialMovingAverage
+from trainer.callbacks.freeze import Freeze
+from trainer.callbacks.lr_monitor import LearningRateMonitor
+from trainer.callbacks.profiler import Profiler
+from trainer.callbacks.progress import ProgressBar
+from trainer.callbacks.summary import ModelSummary
+from trainer.callbacks.throughput import Throughput
+
+__all__ = [
+    "Callback",
+    "Diagnostics",
+    "EarlyStopping",
+    "ExponentialMovingAverage",
+    "Freeze",
+    "LearningRateMonitor",
+    "ModelCheckpoint",
+    "ModelSummary",
+    "Profiler",
+    "ProgressBar",
+    "Throughput",
+]

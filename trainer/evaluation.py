@@ -1,0 +1,107 @@
+"""Validation, test and prediction: the same walk over loaders, with other hooks. Every item counts exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import DistributedType
+
+from trainer.data import plan_loader
+from trainer.metrics import Meters
+from trainer.random_state import isolated_rng
+from trainer.step import StepOutput
+
+if TYPE_CHECKING:
+    from trainer.trainer import Trainer
+
+_PREFIXES = {"validation": "val/", "test": "test/", "predict": "predict/"}
+
+
+def evaluate(trainer: Trainer, stage: str, loaders: Mapping[str | None, Any], limit: int | None) -> dict[str, float]:
+    """Walk over `loaders` with the hooks of `stage` ("validation" or "test"); return the metrics over all ranks."""
+    step, call = getattr(trainer, f"{stage}_step"), trainer._call
+    with _evaluating(trainer, stage) as meters:
+        call(f"on_{stage}_start")
+        call(f"on_{stage}_epoch_start")
+        for batch, batch_idx, is_padding in _batches(trainer, stage, loaders, limit):
+            call(f"on_{stage}_batch_start", batch, batch_idx)
+            output = _as_output(step(batch, batch_idx))
+            if not is_padding:
+                meters.add_output(output, trainer._prefix)
+            call(f"on_{stage}_batch_end", output, batch, batch_idx)
+        call(f"on_{stage}_epoch_end")
+        metrics = meters.reduce()
+        trainer.metrics.update(metrics)
+        call(f"on_{stage}_end")
+    return metrics
+
+
+def predict(trainer: Trainer, loader: Any) -> list[Any]:
+    """What `predict_step` returns for every batch, joined in the order of the data; the same list on every rank."""
+    call = trainer._call
+    predicted: list[tuple[int, int, list[Any]]] = []
+    rank = trainer.accelerator.process_index
+    with _evaluating(trainer, "predict"):
+        call("on_predict_start")
+        call("on_predict_epoch_start")
+        for batch, batch_idx, is_padding in _batches(trainer, "predict", {None: loader}, trainer.limit_predict_batches):
+            call("on_predict_batch_start", batch, batch_idx)
+            output = trainer.predict_step(batch, batch_idx)
+            if not is_padding:
+                predicted.append((batch_idx, rank, list(output) if isinstance(output, (list, tuple)) else [output]))
+            call("on_predict_batch_end", output, batch, batch_idx)
+        call("on_predict_epoch_end")
+        call("on_predict_end")
+    if not trainer.is_alone:
+        gathered: list[Any] = [None] * trainer.accelerator.num_processes
+        torch.distributed.all_gather_object(gathered, predicted)
+        predicted = sorted((item for part in gathered for item in part), key=lambda item: item[:2])
+    return [record for _, _, records in predicted for record in records]
+
+
+@contextmanager
+def _evaluating(trainer: Trainer, stage: str) -> Iterator[Meters]:
+    """Eval mode, no gradients, meters and random numbers of its own; all as before at the end."""
+    modes = {module: module.training for module in trainer.unwrapped_model.modules()}
+    before = trainer.model, trainer._meters, trainer._prefix
+    trainer._meters, trainer._prefix = Meters(trainer.device, trainer.accelerator.num_processes), _PREFIXES[stage]
+    if trainer.accelerator.distributed_type != DistributedType.FSDP:
+        trainer.model = trainer.unwrapped_model  # DDP would broadcast buffers at every forward
+    trainer.unwrapped_model.eval()
+    try:
+        # Training must not depend on how often it is validated.
+        with torch.no_grad(), isolated_rng(trainer.seed, 1):
+            yield trainer._meters
+    finally:
+        trainer.model, trainer._meters, trainer._prefix = before
+        trainer.dataloader_name = None
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _batches(
+    trainer: Trainer, stage: str, loaders: Mapping[str | None, Any], limit: int | None
+) -> Iterator[tuple[Any, int, bool]]:
+    accelerator = trainer.accelerator
+    for name, loader in loaders.items():
+        trainer.dataloader_name = name
+        trainer._prefix = _PREFIXES[stage] + (f"{name}/" if name else "")
+        planned = plan_loader(
+            loader, seed=trainer.seed, rank=accelerator.process_index, world_size=accelerator.num_processes, limit=limit
+        )
+        planned.start(0)
+        for batch_idx, batch in enumerate(planned):
+            yield trainer.to_device(batch), batch_idx, planned.is_padding(batch_idx)
+
+
+def _as_output(result: Any) -> StepOutput:
+    if result is None:
+        return StepOutput(None)
+    return StepOutput(None, metrics=result) if isinstance(result, Mapping) else _output(result)
+
+
+def _output(result: Any) -> StepOutput:
+    return result if isinstance(result, StepOutput) else StepOutput(result)

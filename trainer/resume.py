@@ -1,0 +1,111 @@
+"""From a running Trainer to a checkpoint and back: what must be known to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import DistributedType
+
+from trainer import checkpoint as checkpoints
+from trainer.checkpoint import Checkpoint
+from trainer.random_state import load_rng_state, rng_state
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from trainer.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def capture(trainer: Trainer) -> Checkpoint:
+    """The whole state between two updates."""
+    accelerator = trainer.accelerator
+    is_sharded = accelerator.distributed_type == DistributedType.FSDP
+    weights = accelerator.get_state_dict(trainer.model) if is_sharded else trainer.unwrapped_model.state_dict()
+    training: dict[str, Any] = {
+        "state": trainer.state.state_dict(),
+        "stream": trainer.stream.state_dict(),
+        "units": {name: unit.state_dict() for name, unit in trainer.units.items()},
+        "callbacks": {name: callback.state_dict() for name, callback in trainer.callbacks.items()},
+        "metrics": dict(trainer.metrics),
+        "last_logged_step": trainer._last_logged_step,
+        "num_processes": accelerator.num_processes,
+        "gradient_accumulation_steps": trainer.gradient_accumulation_steps,
+    }
+    if accelerator.scaler is not None:
+        training["scaler"] = accelerator.scaler.state_dict()
+    own = {"rng": rng_state(), "meters": trainer._meters.state_dict()}
+    return Checkpoint(trainer.state.global_step, {"model": weights}, training, own)
+
+
+def resume(trainer: Trainer) -> None:
+    """Load the checkpoint that `resume_from_checkpoint` or `auto_resume` ask for, if they do."""
+    folder = _folder(trainer)
+    trainer._resumed_from = folder
+    if folder is None:
+        return
+    checkpoint = checkpoints.load(folder, rank=trainer.accelerator.process_index)
+    restore(trainer, checkpoint, str(folder))
+    trainer._call("on_load_checkpoint", checkpoint)
+    for tracker in trainer._trackers:
+        tracker.resume(trainer.global_step)
+    if trainer.is_main_process:
+        logger.info("resumed from %s: epoch %d, update %d", folder, trainer.epoch, trainer.global_step)
+
+
+def _folder(trainer: Trainer) -> Path | None:
+    wanted = trainer.resume_from_checkpoint
+    if wanted is not None:
+        return checkpoints.find(wanted, trainer.checkpoint_dir)
+    return checkpoints.latest(trainer.checkpoint_dir) if trainer.auto_resume and trainer.exp_dir is not None else None
+
+
+def restore(trainer: Trainer, checkpoint: Checkpoint, source: str) -> None:
+    """Put a checkpoint's state into a Trainer that has been set up.
+
+    Raises:
+        UserError: the weights or optimizers are of another model, or its batches do not divide by our processes.
+    """
+    training, accelerator = checkpoint.training, trainer.accelerator
+    checkpoints.load_tensors(trainer.unwrapped_model, checkpoint.weights["model"], source)
+    if set(training["units"]) != set(trainer.units):
+        raise UserError(f"{source}: it has optimizers {sorted(training['units'])}, this run {sorted(trainer.units)}")
+    for name, unit in trainer.units.items():
+        unit.load_state_dict(training["units"][name])
+    for name, callback in trainer.callbacks.items():
+        if name in training["callbacks"]:
+            callback.load_state_dict(training["callbacks"][name])
+        else:
+            logger.warning("%s knows no callback %r: it starts afresh", source, name)
+    trainer.state.load_state_dict(training["state"])
+    trainer.stream.load_state_dict(training["stream"])
+    trainer.metrics.update(training["metrics"])
+    trainer._last_logged_step = training["last_logged_step"]
+    if accelerator.scaler is not None and "scaler" in training:
+        accelerator.scaler.load_state_dict(training["scaler"])
+    trainer._rng_to_restore = checkpoint.rank.get("rng")
+    trainer._meters.load_state_dict(checkpoint.rank.get("meters", {}))
+    _change_world(trainer, training["num_processes"], accelerator.num_processes)
+
+
+def restore_rng(trainer: Trainer) -> None:
+    """The generators last: nothing may draw from them between here and the next batch."""
+    if trainer._rng_to_restore is not None:
+        load_rng_state(trainer._rng_to_restore)
+        trainer._rng_to_restore = None
+
+
+def _change_world(trainer: Trainer, before: int, now: int) -> None:
+    """Per-rank counts of another number of processes become ours: the same global batches follow."""
+    if before == now:
+        return
+    for owner, name in ((trainer.state, "batch_idx"), (trainer.stream, "cursor")):
+        batches, rest = divmod(getattr(owner, name) * before, now)
+        if rest and not trainer.state.epoch_ended:
+            raise UserError(
+                f"the checkpoint of {before} processes stands inside a round of {now}: resume with a number of "
+                f"processes that divides {getattr(owner, name) * before} batches"
+            )
+        setattr(owner, name, batches)

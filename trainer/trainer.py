@@ -1,0 +1,369 @@
+"""The Trainer. Read `fit` and `_train_epoch` first: together they are the whole loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from trainer import checkpoint as checkpoints
+from trainer import evaluation, resume, setup
+from trainer.accelerator import make_accelerator, set_determinism
+from trainer.hooks import Hooks, resolve_hooks
+from trainer.metrics import Meters
+from trainer.optimization import OptimizerUnit
+from trainer.state import TrainState
+from trainer.step import MetricValue, StepOutput
+from utils.errors import UserError
+
+
+@dataclass(eq=False)
+class Trainer(Hooks):
+    """Trains `model`; a task subclasses this and overrides `training_step` and whichever hooks it needs.
+
+    The fields are the keys of the `trainer` config. A subclass with more is a `@dataclass(eq=False, kw_only=True)`.
+
+    Attributes:
+        optimizer: parameters -> Optimizer; or a mapping name -> that, each for the submodule `model.<name>`.
+        lr_scheduler: Optimizer -> schedule, or a mapping by the same names; lengths are injected in updates.
+        val_dataloader: a loader, or a mapping name -> loader (metrics: `val/<name>/<metric>`); likewise for test.
+        max_time: seconds, or "HH:MM:SS", or "DD:HH:MM:SS".
+        epoch_length: batches per epoch and rank, over an endless walk through the data; None: the loader's.
+        lr_scheduler_interval: "step" (update) or "epoch"; a schedule that wants a metric gets `lr_scheduler_monitor`.
+        val_every_n_epochs: below 1, a fraction of an epoch. Neither cadence given: once an epoch.
+        overfit_batches: train on the first n batches over and over, and validate on them.
+        fast_dev_run: n batches of everything; nothing is saved or tracked. True: one.
+        mixed_precision: "no", "fp16", "bf16"; None: what the launcher says.
+        compile: True, or keyword arguments of `torch.compile`.
+        deterministic: True, or "warn" where a kernel has no deterministic form.
+        resume_from_checkpoint: a folder, a name under `exp_dir/checkpoints`, or "latest".
+        auto_resume: resume from the latest checkpoint of `exp_dir` if there is one.
+    """
+
+    model: nn.Module
+    train_dataloader: Any = None
+    optimizer: Any = None
+    lr_scheduler: Any = None
+    loss_fn: Any = None
+    val_dataloader: Any = None
+    _: KW_ONLY
+    test_dataloader: Any = None
+    callbacks: Mapping[str, Any] | Sequence[Any] = ()
+    trackers: Mapping[str, Callable[..., Any]] | Sequence[Callable[..., Any]] = ()
+    hyperparameters: Mapping[str, Any] | None = None
+    exp_dir: str | Path | None = None
+    seed: int = 0
+
+    epochs: int | None = None
+    max_steps: int | None = None
+    max_time: str | float | None = None
+    epoch_length: int | None = None
+    min_epochs: int = 0
+    min_steps: int = 0
+
+    warmup_steps: int | None = None
+    warmup_epochs: float | None = None
+    lr_scheduler_interval: str = "step"
+    lr_scheduler_monitor: str = "val/loss"
+
+    log_every_n_steps: int = 50
+    val_every_n_steps: int | None = None
+    val_every_n_epochs: float | None = None
+    num_sanity_val_steps: int = 0
+
+    limit_train_batches: int | None = None
+    limit_val_batches: int | None = None
+    limit_test_batches: int | None = None
+    limit_predict_batches: int | None = None
+    overfit_batches: int | None = None
+    fast_dev_run: bool | int = False
+
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float | None = None
+    max_grad_value: float | None = None
+
+    mixed_precision: str | None = None
+    compile: bool | Mapping[str, Any] = False
+    gradient_checkpointing: bool = False
+    deterministic: bool | str = False
+    detect_anomaly: bool = False
+    find_unused_parameters: bool = False
+    sync_batchnorm: bool = False
+
+    resume_from_checkpoint: str | Path | None = None
+    auto_resume: bool = False
+
+    def __post_init__(self) -> None:
+        setup.check_options(self)
+        set_determinism(self.deterministic)
+        self.accelerator = make_accelerator(self.mixed_precision, self.find_unused_parameters)
+        self.device: torch.device = self.accelerator.device
+        self.is_main_process: bool = self.accelerator.is_main_process
+        self.exp_dir = Path(self.exp_dir) if self.exp_dir is not None else None
+        self.callbacks = setup.named(self.callbacks)
+        self.unwrapped_model: nn.Module = self.model
+        self.state = TrainState()
+        self.units: dict[str, OptimizerUnit] = {}
+        self.metrics: dict[str, float] = {}  # the newest value of everything logged
+        self.should_stop = False  # set by anyone; all ranks heed it together
+        self.dataloader_name: str | None = None  # of the loader being evaluated, where they have names
+        self._hooks = resolve_hooks(self, self.callbacks.values())
+        self._trackers: list[Any] = []
+        self.is_alone = self.accelerator.num_processes == 1
+        self._is_ddp = self._on_device = self._stop_agreed = False
+        self._deadline: float | None = None
+        self._last_logged_step = 0
+        self._resumed_from: Path | None = None
+        self._rng_to_restore: dict[str, Any] | None = None
+        self._meters, self._prefix = Meters(self.device, self.accelerator.num_processes), "train/"
+
+    # ------------------------------------------------------------------------------------------------ for subclasses
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """The loss of one batch: a mean, or a `StepOutput` with a sum and a count.
+
+        With several optimizers, a generator: `yield name, loss` runs backward for that optimizer and, at the end of the
+        window, its update, before the generator goes on.
+        """
+        raise UserError(f"{type(self).__name__} needs a training_step(batch, batch_idx)")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> StepOutput | Mapping[str, MetricValue] | None:
+        """The loss and metrics of one batch."""
+        raise UserError(f"{type(self).__name__} needs a validation_step(batch, batch_idx), or val_dataloader=null")
+
+    def test_step(self, batch: Any, batch_idx: int) -> StepOutput | Mapping[str, MetricValue] | None:
+        return self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """The predictions for one batch; a list is joined with the others'."""
+        raise UserError(f"{type(self).__name__} needs a predict_step(batch, batch_idx)")
+
+    def parameters_to_optimize(self, module: nn.Module) -> Any:
+        """What an optimizer is given: parameters, or parameter groups."""
+        return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+    @property
+    def epoch(self) -> int:
+        return self.state.epoch
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer updates done."""
+        return self.state.global_step
+
+    def log(self, name: str, total: Tensor | float, count: Tensor | int = 1) -> None:
+        """Add the sum of `count` items to the mean `name` of the stage that is running."""
+        self._meters.add(self._prefix + name, total, count)
+
+    def log_files(self, files: Mapping[str, Path]) -> None:
+        """Show pictures (.png) and sounds (.wav) in the trackers."""
+        for tracker in self._trackers:
+            tracker.log_files(files, self.state.global_step)
+
+    # ----------------------------------------------------------------------------------------------------- the verbs
+
+    def fit(self) -> None:
+        """Train until `epochs`, `max_steps`, `max_time` or an early stop, whichever comes first."""
+        try:
+            setup.set_up(self)
+            if not self._resumed_from:
+                self._check_sanity()
+            self._call("on_train_start")
+            resume.restore_rng(self)
+            while not self.is_finished():
+                self._train_epoch()
+            self._call("on_train_end")
+            self._call("on_fit_end")
+        except BaseException as error:
+            self._call("on_exception", error)
+            raise
+        finally:
+            for tracker in self._trackers:
+                tracker.close()
+
+    def validate(self, dataloader: Any = None) -> dict[str, float]:
+        """Metrics `val/...` over a loader, or a mapping of named ones."""
+        return self._evaluate_alone("validation", dataloader or self.val_dataloader)
+
+    def test(self, dataloader: Any = None) -> dict[str, float]:
+        """Metrics `test/...` over a loader, or a mapping of named ones."""
+        return self._evaluate_alone("test", dataloader or self.test_dataloader)
+
+    def predict(self, dataloader: Any) -> list[Any]:
+        """The predictions for every item in order, on every rank."""
+        setup.prepare_evaluation(self)
+        return evaluation.predict(self, dataloader)
+
+    def save_checkpoint(self) -> Path:
+        """Write `exp_dir/checkpoints/step_...`, whole or not at all. Collective."""
+        checkpoint = resume.capture(self)
+        self._call("on_save_checkpoint", checkpoint)
+        accelerator = self.accelerator
+        return checkpoints.save(
+            checkpoint, self.checkpoint_dir, rank=accelerator.process_index, barrier=accelerator.wait_for_everyone
+        )
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        if self.exp_dir is None:
+            raise UserError("the trainer has no exp_dir to keep checkpoints in")
+        return Path(self.exp_dir) / "checkpoints"
+
+    # ------------------------------------------------------------------------------------------------------ the loop
+
+    def _train_epoch(self) -> None:
+        state = self.state
+        state.begin_epoch()
+        self.model.train()
+        self._call("on_train_epoch_start")
+        for batch, is_last in self.stream.epoch(state.batch_idx):
+            batch_idx = state.batch_idx
+            is_update = is_last or (batch_idx + 1) % self.gradient_accumulation_steps == 0
+            self._call("on_train_batch_start", batch, batch_idx)
+            output = self._micro_step(batch, batch_idx, is_update)
+            state.batch_idx += 1
+            state.global_step += is_update
+            self._call("on_train_batch_end", output, batch, batch_idx)
+            if is_update:
+                self._after_update(epoch_ended=is_last)
+                if self.is_finished():
+                    return
+
+    def _micro_step(self, batch: Any, batch_idx: int, is_update: bool) -> StepOutput:
+        """Forward and backward of one batch and, where it closes a window, the update; for each optimizer in turn."""
+        with self._gradient_sync(is_update):
+            for unit, output in self._outputs(batch, batch_idx):
+                if self.stream.is_padding:
+                    output = output.without_weight()
+                else:
+                    self._meters.add_output(output, "train/", unit.loss_name)
+                unit.backward(output, self._before_backward)
+                self._call("on_after_backward")
+                if is_update:
+                    self._update(unit)
+        return output
+
+    def _update(self, unit: OptimizerUnit) -> None:
+        unit.finish_gradients()
+        self._call("on_before_optimizer_step", unit.optimizer)
+        grad_norm = unit.clip()
+        if grad_norm is not None:
+            self._meters.add(unit.grad_norm_name, grad_norm)
+        was_updated = unit.step()
+        self._call("on_before_zero_grad", unit.optimizer)
+        unit.optimizer.zero_grad()
+        if was_updated and self.lr_scheduler_interval == "step":
+            unit.step_scheduler()
+
+    def _after_update(self, epoch_ended: bool) -> None:
+        """What is due between two updates: log, validate, end the epoch; then the state is whole and may be saved."""
+        state = self.state
+        state.epoch_ended = epoch_ended
+        is_log_step = state.global_step % self.log_every_n_steps == 0
+        if is_log_step or epoch_ended or self.is_alone:
+            self._agree_to_stop()
+        if is_log_step or self.is_finished():
+            self._log_training()
+        if self._val_every.is_due(state, self.updates_per_epoch) or self.is_finished():
+            self._validate()
+        if epoch_ended:
+            self._call("on_train_epoch_end")
+            if self.lr_scheduler_interval == "epoch":
+                for unit in self.units.values():
+                    unit.step_scheduler()
+        self._call("on_update_end")
+
+    def is_finished(self) -> bool:
+        """Whether the update just done was the last; the same answer on every rank."""
+        state = self.state
+        if self.total_steps is not None and state.global_step >= self.total_steps:
+            return True
+        if self.epochs is not None and state.epochs_completed >= self.epochs:
+            return True
+        return self._stop_agreed and state.global_step >= self.min_steps and state.epochs_completed >= self.min_epochs
+
+    def _agree_to_stop(self) -> None:
+        """Exchange what each rank alone knows, its clock and its wishes, so that all stop at the same update."""
+        wish = self.should_stop or (self._deadline is not None and time.monotonic() >= self._deadline)
+        if not self.is_alone:
+            wish = bool(self.accelerator.reduce(torch.tensor(float(wish), device=self.device)).item())
+        self._stop_agreed = wish
+
+    def _outputs(self, batch: Any, batch_idx: int) -> Iterator[tuple[OptimizerUnit, StepOutput]]:
+        result = self.training_step(batch, batch_idx)
+        if not self._alternates:
+            yield self.units["model"], as_output(result)
+            return
+        for name, loss in result:
+            yield self.units[name], as_output(loss)
+
+    def _before_backward(self, loss: Tensor) -> None:
+        self._call("on_before_backward", loss)
+
+    def _gradient_sync(self, is_update: bool) -> AbstractContextManager[None]:
+        # DDP reduces gradients in backward; within a window that would be reduced again and again.
+        wait = self._is_ddp and not is_update
+        return self.accelerator.no_sync(self.model) if wait else _NOTHING
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        for function in self._hooks[hook]:
+            function(*arguments)
+
+    # ------------------------------------------------------------------------------------------- logging, validation
+
+    def _log_training(self) -> None:
+        metrics = self._meters.reduce()
+        for name, value in metrics.items():
+            if name.endswith("loss") and not math.isfinite(value):
+                raise UserError(
+                    f"{name} is {value} at update {self.global_step} (finite until {self._last_logged_step}): lower the"
+                    " learning rate, clip with trainer.max_grad_norm=1, or look with trainer.detect_anomaly=true"
+                )
+        self._last_logged_step = self.global_step
+        self._call("on_log", metrics)
+        self._publish(metrics)
+
+    def _publish(self, metrics: Mapping[str, float]) -> None:
+        self.metrics.update(metrics)
+        for tracker in self._trackers:
+            tracker.log(metrics, self.state.global_step, self.state.epoch)
+
+    def _validate(self) -> None:
+        state = self.state
+        if not self._val_dataloaders or state.last_validated_step == state.global_step:
+            return
+        state.last_validated_step = state.global_step
+        self._publish(evaluation.evaluate(self, "validation", self._val_dataloaders, self.limit_val_batches))
+        for unit in self.units.values():
+            unit.step_scheduler_on(self.metrics, self.lr_scheduler_monitor)
+        self._agree_to_stop()
+
+    def _check_sanity(self) -> None:
+        if self._val_dataloaders and self.num_sanity_val_steps:
+            evaluation.evaluate(self, "validation", self._val_dataloaders, self.num_sanity_val_steps)
+
+    def _evaluate_alone(self, stage: str, dataloader: Any) -> dict[str, float]:
+        if dataloader is None:
+            raise UserError(f"{stage}: there is no dataloader for it")
+        setup.prepare_evaluation(self)
+        limit = self.limit_val_batches if stage == "validation" else self.limit_test_batches
+        return evaluation.evaluate(self, stage, setup.named_loaders(dataloader), limit)
+
+    def to_device(self, batch: Any) -> Any:
+        return batch if self.device.type == "cpu" else send_to_device(batch, self.device, non_blocking=True)
+
+
+_NOTHING = nullcontext()
+
+
+def as_output(result: Any) -> StepOutput:
+    """What a step returned, as a StepOutput."""
+    return result if isinstance(result, StepOutput) else StepOutput(result)

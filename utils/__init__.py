@@ -1,0 +1,1 @@
+"""What any project of this kind needs and nothing that knows ours."""
