@@ -177,6 +177,23 @@ def wrap_model(trainer: Trainer) -> None:
     trainer._on_device = True
 
 
+def check_unused_parameters(trainer: Trainer) -> None:
+    """After the first backward under DDP: say which parameters got no gradient, before DDP fails without their names.
+
+    Raises:
+        UserError: some did not.
+    """
+    trainer._checked_unused = True
+    named_parameters = trainer.unwrapped_model.named_parameters()
+    unused = [name for name, p in named_parameters if p.requires_grad and p.grad is None]
+    if unused:
+        more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+        raise UserError(
+            f"these parameters take no part in the loss: {', '.join(unused[:5])}{more}. Use them, freeze them "
+            "(callbacks.freeze), or set trainer.find_unused_parameters=true"
+        )
+
+
 def _set_up_optimizers(trainer: Trainer, groups: Mapping[str, Any]) -> None:
     make = trainer.optimizer if isinstance(trainer.optimizer, Mapping) else {"model": trainer.optimizer}
     trainer._alternates = isinstance(trainer.optimizer, Mapping)

@@ -65,7 +65,8 @@ class Window:
             return None if taken == self._planned else self._planned / taken
         if self._num_processes == 1:
             return 1.0 / (num_items.clamp(min=1) if isinstance(num_items, Tensor) else max(num_items, 1))
-        total = torch.as_tensor(num_items, dtype=torch.float32, device=self._device).clone()
+        exact = torch.float32 if self._device.type == "mps" else torch.float64
+        total = torch.as_tensor(num_items, dtype=exact, device=self._device).clone()
         torch.distributed.all_reduce(total)
         return self._num_processes / total.clamp(min=1)  # ranks were averaged: undo that
 
@@ -84,7 +85,8 @@ def average_gradients(parameters: Iterable[Tensor], num_processes: int) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.reshape(-1).float() for g in gradients])
+    dtype = torch.promote_types(gradients[0].dtype, torch.float32)
+    flat = torch.cat([g.reshape(-1).to(dtype) for g in gradients])
     torch.distributed.all_reduce(flat)
     flat /= num_processes
     pieces = flat.split([g.numel() for g in gradients])

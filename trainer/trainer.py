@@ -119,6 +119,7 @@ class Trainer(Hooks):
         self._trackers: list[Any] = []
         self.is_alone = self.accelerator.num_processes == 1
         self._is_ddp = self._on_device = self._stop_agreed = False
+        self._checked_unused = self.find_unused_parameters
         self._deadline: float | None = None
         self._last_logged_step = 0
         self._resumed_from: Path | None = None
@@ -182,6 +183,7 @@ class Trainer(Hooks):
                 self._train_epoch()
             self._call("on_train_end")
             self._call("on_fit_end")
+            self.accelerator.wait_for_everyone()  # a rank that exits early takes its connections along
         except BaseException as error:
             self._call("on_exception", error)
             raise
@@ -252,6 +254,8 @@ class Trainer(Hooks):
         return output
 
     def _update(self, unit: OptimizerUnit) -> None:
+        if self._is_ddp and not self._checked_unused:
+            setup.check_unused_parameters(self)
         unit.finish_gradients()
         self._call("on_before_optimizer_step", unit.optimizer)
         grad_norm = unit.clip()

@@ -64,7 +64,10 @@ def test_reading_leaves_the_trainings_generators_alone():
 
 @pytest.mark.parametrize(("num_items", "world_size"), [(32, 2), (33, 2), (41, 3), (46, 4), (37, 8)])
 def test_every_sample_belongs_to_one_rank_and_all_have_the_same_number_of_batches(num_items, world_size):
-    ranks = [PlannedLoader(draws(num_items, 4, shuffle=True), seed=0, rank=r, world_size=world_size) for r in range(world_size)]
+    ranks = [
+        PlannedLoader(draws(num_items, 4, shuffle=True), seed=0, rank=r, world_size=world_size)
+        for r in range(world_size)
+    ]
     walks = [walk(planned) for planned in ranks]
     assert len({len(batches) for batches in walks}) == 1
     counted = [
@@ -183,4 +186,8 @@ def test_going_to_a_far_cursor_reads_nothing_before_it():
 
 def test_worker_settings_of_the_given_loader_are_kept():
     planned = PlannedLoader(loader(num_workers=2, prefetch_factor=3, persistent_workers=True), seed=0)
-    assert (planned._loader.num_workers, planned._loader.prefetch_factor, planned._loader.persistent_workers) == (2, 3, True)
+    assert (planned._loader.num_workers, planned._loader.prefetch_factor, planned._loader.persistent_workers) == (
+        2,
+        3,
+        True,
+    )

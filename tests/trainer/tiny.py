@@ -66,4 +66,3 @@ class MeanTrainer(VectorTrainer):
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:  # type: ignore[override]
         return (self.model(batch["x"]) - batch["y"]).square().mean()
-

@@ -1,0 +1,125 @@
+"""Two real processes on the CPU, in one launch by torchrun; the fixture asserts that there were two."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer import two_processes
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
+
+CLIPS = (64, 44)  # 44 leave a partial last update, unevenly shared
+ACCUMULATIONS = (1, 2, 4)
+RAGGED = (33, 41)
+# items, batch per process, accumulation, drop_last, epoch_length -> updates in 2 epochs on 2 processes
+SCHEDULES = {
+    (40, 4, 1, False, None): 10,
+    (40, 4, 4, False, None): 4,
+    (42, 4, 1, False, None): 12,
+    (42, 4, 1, True, None): 10,
+    (42, 4, 4, False, 6): 4,
+}
+
+
+def torchrun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    inherited = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    environment = inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> dict[str, Any]:
+    """The results of all tasks on two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    tasks: dict[str, tuple[str, list[Any]]] = {}
+    tasks |= {f"topology {a} {n}": ("topology", [2, a, n]) for a in ACCUMULATIONS for n in CLIPS}
+    tasks |= {f"validation {n}": ("validation", [n]) for n in RAGGED}
+    tasks |= {f"schedule {row}": ("schedule", list(row)) for row in SCHEDULES}
+    tasks |= {"adversarial": ("adversarial", [2]), "one rank": ("stop_by_one_rank", [])}
+    tasks |= {"whole": ("stop_and_resume", [str(folder / "whole"), 12])}
+    tasks |= {f"part {n}": ("stop_and_resume", [str(folder / "parts"), n]) for n in (5, 12)}
+    tasks |= {"thaw": ("freeze_and_thaw", []), "unused": ("unused", [])}
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+    done = torchrun(
+        "-m",
+        "tests.trainer.two_processes",
+        str(folder / "tasks.json"),
+        str(folder / "out.json"),
+        ACCELERATE_USE_CPU="true",
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    results = json.loads((folder / "out.json").read_text())
+    assert results["num_processes"] == 2
+    return results
+
+
+@pytest.mark.parametrize("num_items", CLIPS)
+def test_same_global_batch_same_weights_on_any_topology(together, num_items):
+    """{1, 2} processes x accumulation {1, 2, 4}, losses summed over ragged clips."""
+    reference = two_processes.topology(1, 1, num_items)
+    assert reference["updates"] == 3 * -(-num_items // 8)
+    others = [two_processes.topology(1, accumulation, num_items) for accumulation in ACCUMULATIONS[1:]]
+    others += [together[f"topology {accumulation} {num_items}"] for accumulation in ACCUMULATIONS]
+    for other in others:
+        assert other["updates"] == reference["updates"]
+        assert other["rates"] == reference["rates"]
+        assert other["weight"] == pytest.approx(reference["weight"], abs=1e-6)
+        assert other["loss"] == pytest.approx(reference["loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("num_items", RAGGED)
+def test_validation_over_ragged_shards_counts_every_sample_once(together, num_items):
+    alone, both = two_processes.validation(num_items), together[f"validation {num_items}"]
+    assert both["val/loss"] == pytest.approx(alone["val/loss"], abs=1e-12)
+    assert both["val/mae"] == pytest.approx(alone["val/mae"], abs=1e-12)
+    assert both["predicted"] == alone["predicted"] == list(range(num_items))
+
+
+@pytest.mark.parametrize(("row", "updates"), SCHEDULES.items())
+def test_learning_rates_on_two_processes(together, row, updates):
+    result = together[f"schedule {row}"]
+    assert result["rates"] == pytest.approx([0.05 * (1 - k / updates) for k in range(updates)])
+    assert result["last"] == 0.0
+
+
+def test_alternating_optimizers_on_two_processes(together):
+    alone = two_processes.adversarial(1)
+    assert together["adversarial"]["weights"] == pytest.approx(alone["weights"], abs=1e-9)
+
+
+def test_resume_on_two_processes_is_bit_identical(together):
+    assert together["part 5"]["updates"] == 5
+    assert together["part 12"] == together["whole"]
+    assert together["whole"]["updates"] == 12
+
+
+def test_one_ranks_wish_to_stop_is_heeded_by_both_at_the_next_log(together):
+    assert together["one rank"]["updates"] == 5
+
+
+def test_frozen_parts_thaw_under_ddp(together):
+    assert together["thaw"] == {"frozen_until_then": [True], "trained_after": True}
+
+
+def test_unused_parameters_are_named(together):
+    assert "take no part in the loss: spare.weight, spare.bias." in together["unused"]["error"]
+    assert "trainer.find_unused_parameters=true" in together["unused"]["error"]
+
+
+def test_processes_that_do_not_see_each_other_are_refused(tmp_path):
+    (tmp_path / "tasks.json").write_text(json.dumps({"validation": ("validation", [8])}))
+    arguments = ("-m", "tests.trainer.two_processes", str(tmp_path / "tasks.json"), str(tmp_path / "out.json"))
+    done = torchrun(*arguments, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode != 0
+    assert "2 processes were launched but the accelerator sees 1" in done.stderr

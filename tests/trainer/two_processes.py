@@ -1,0 +1,159 @@
+"""What each of two processes runs: `torchrun --nproc_per_node 2 -m tests.trainer.two_processes TASKS.json OUT.json`.
+
+All tasks share one launch, which costs more than they do. With one process the same functions are called in place.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from tests.trainer.tiny import SGD, VectorTrainer, linear, loader
+from tests.trainer.tiny_gan import gan
+from trainer import Callback, StepOutput
+from trainer.callbacks import Freeze, ModelCheckpoint
+from utils.errors import UserError
+
+
+class Ragged(Dataset):
+    """Sequences of 1 to 9 frames: item i has 1 + i % 9 of them."""
+
+    deterministic = True
+
+    def __init__(self, num_items: int) -> None:
+        self.num_items = num_items
+
+    def __len__(self) -> int:
+        return self.num_items
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(index)
+        return torch.randn(1 + index % 9, 4, generator=generator, dtype=torch.float64)
+
+
+class FrameTrainer(VectorTrainer):
+    """A loss summed over frames, of which batches have different numbers."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> StepOutput:
+        frames = torch.cat(batch)
+        error = self.model(frames) - frames.sum(1, keepdim=True).sin()
+        return StepOutput(error.square().sum(), len(frames))
+
+
+class Remember(Callback):
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_before_optimizer_step(self, trainer, optimizer):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+def linear_decay(optimizer, num_training_steps):
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / num_training_steps)
+
+
+def topology(world: int, accumulation: int, num_items: int) -> dict[str, Any]:
+    """8 clips to an update, on `world` processes."""
+    data = DataLoader(Ragged(num_items), batch_size=8 // (world * accumulation), shuffle=True, collate_fn=list)
+    remember, model = Remember(), linear()
+    trainer = FrameTrainer(model, data, SGD, linear_decay, callbacks=[remember], epochs=3, max_grad_norm=1.0, seed=5,
+                           gradient_accumulation_steps=accumulation)  # fmt: skip
+    trainer.fit()
+    return {"weight": model.weight.flatten().tolist(), "rates": remember.rates, "updates": trainer.global_step,
+            "loss": trainer.metrics["train/loss"]}  # fmt: skip
+
+
+def validation(num_items: int) -> dict[str, Any]:
+    """Every sample counted once; predictions in order."""
+    trainer = VectorTrainer(linear(), val_dataloader=loader(num_items, 4))
+    return {**trainer.validate(), "predicted": trainer.predict(loader(num_items, 4))}
+
+
+def schedule(items: int, batch: int, accumulation: int, drop_last: bool, epoch_length: int | None) -> dict[str, Any]:
+    remember = Remember()
+    trainer = VectorTrainer(
+        linear(), loader(items, batch, drop_last=drop_last), SGD, linear_decay, epochs=2, callbacks=[remember],
+        gradient_accumulation_steps=accumulation, epoch_length=epoch_length,
+    )  # fmt: skip
+    trainer.fit()
+    return {"rates": remember.rates, "last": trainer.units["model"].learning_rates[0]}
+
+
+def adversarial(world: int) -> dict[str, Any]:
+    model, trainer = gan(batch_size=16 // world, epochs=3)
+    trainer.fit()
+    return {"weights": torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()}
+
+
+def stop_and_resume(directory: str, max_steps: int) -> dict[str, Any]:
+    model = nn.Sequential(linear(), nn.Dropout(0.2))
+    trainer = VectorTrainer(
+        model, loader(32, 4, noise=0.3, shuffle=True), partial(torch.optim.AdamW, lr=0.01), None, None, loader(8),
+        callbacks=[ModelCheckpoint(every_n_steps=1)], exp_dir=Path(directory), auto_resume=True,
+        max_steps=max_steps, epochs=3, seed=2,
+    )  # fmt: skip
+    trainer.fit()
+    return {"weight": model[0].weight.flatten().tolist(), "updates": trainer.global_step}
+
+
+def stop_by_one_rank() -> dict[str, Any]:
+    class OneWishes(Callback):
+        def on_train_batch_end(self, trainer, output, batch, batch_idx):
+            trainer.should_stop |= trainer.accelerator.process_index == 1 and trainer.global_step == 3
+
+    trainer = VectorTrainer(linear(), loader(64, 2), SGD, epochs=9, callbacks=[OneWishes()], log_every_n_steps=5)
+    trainer.fit()
+    return {"updates": trainer.global_step}
+
+
+def freeze_and_thaw() -> dict[str, Any]:
+    model = nn.Sequential(linear(), nn.Linear(1, 1).double())
+    before = model[0].weight.detach().clone()
+    at_thaw: list[bool] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, output, batch, batch_idx):
+            if trainer.global_step == 3:
+                at_thaw.append(torch.equal(model[0].weight, before))
+
+    trainer = VectorTrainer(model, loader(), SGD, epochs=2, callbacks=[Watch(), Freeze(["0"], until_step=3)])
+    trainer.fit()
+    return {"frozen_until_then": at_thaw, "trained_after": not torch.equal(model[0].weight, before)}
+
+
+def unused() -> dict[str, Any]:
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = linear(), linear()
+
+        def forward(self, x):
+            return self.used(x)
+
+    try:
+        VectorTrainer(Two(), loader(), SGD, epochs=1).fit()
+    except UserError as error:
+        return {"error": str(error)}
+    return {}
+
+
+def main() -> None:
+    tasks = json.loads(Path(sys.argv[1]).read_text())
+    results = {key: globals()[task](*arguments) for key, (task, arguments) in tasks.items()}
+    state = accelerate.PartialState()
+    if state.is_main_process:
+        Path(sys.argv[2]).write_text(json.dumps(results | {"num_processes": state.num_processes}))
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
