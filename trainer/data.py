@@ -66,17 +66,17 @@ class KeyedDataset(Dataset):
         return self.dataset[index]
 
 
-class Plan:
+class Plan(Sequence[Indices]):
     """The batches of one pass: batch `g` is cut from `order` when asked for."""
 
-    def __init__(self, order: Sequence[Any], batch_size: int, drop_last: bool) -> None:
+    def __init__(self, order: Sequence[Any] | torch.Tensor, batch_size: int, drop_last: bool) -> None:
         self._order, self._batch_size = order, batch_size
         self._length = len(order) // batch_size if drop_last else -(-len(order) // batch_size)
 
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, g: int) -> Indices:
+    def __getitem__(self, g: int) -> Indices:  # type: ignore[override]
         piece = self._order[g * self._batch_size : (g + 1) * self._batch_size]
         return piece.tolist() if isinstance(piece, torch.Tensor) else list(piece)
 

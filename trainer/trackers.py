@@ -6,6 +6,7 @@ Only the main process has trackers. A tracker in YAML is a partial; the Trainer 
 from __future__ import annotations
 
 import json
+import secrets
 import time
 import wave
 from collections.abc import Mapping
@@ -114,7 +115,7 @@ class WandbTracker:
         UserError: the package is not installed.
     """
 
-    def __init__(self, exp_dir: Path, project: str = "ostinato", mode: str = "offline", **settings: Any) -> None:
+    def __init__(self, exp_dir: Path, project: str = "ostinato", mode: Any = "offline", **settings: Any) -> None:
         try:
             import wandb
         except ImportError:
@@ -123,7 +124,7 @@ class WandbTracker:
             ) from None
         id_file = exp_dir / "wandb_id.txt"
         if not id_file.exists():
-            id_file.write_text(wandb.util.generate_id())
+            id_file.write_text(secrets.token_hex(4))
         self._wandb = wandb
         self._run = wandb.init(
             project=project,

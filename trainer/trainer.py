@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from trainer import checkpoint as checkpoints
 from trainer import evaluation, resume, setup
 from trainer.accelerator import make_accelerator, set_determinism
+from trainer.data import BatchStream
 from trainer.hooks import Hooks, resolve_hooks
 from trainer.metrics import Meters
 from trainer.optimization import OptimizerUnit
-from trainer.state import TrainState
+from trainer.state import Every, TrainState
 from trainer.step import MetricValue, StepOutput
 from utils.errors import UserError
 
@@ -33,6 +34,7 @@ class Trainer(Hooks):
 
     Attributes:
         optimizer: parameters -> Optimizer; or a mapping name -> that, each for the submodule `model.<name>`.
+        callbacks, trackers: mappings by name, nulls left out, or sequences; a tracker is called with `exp_dir`.
         lr_scheduler: Optimizer -> schedule, or a mapping by the same names; lengths are injected in updates.
         val_dataloader: a loader, or a mapping name -> loader (metrics: `val/<name>/<metric>`); likewise for test.
         max_time: seconds, or "HH:MM:SS", or "DD:HH:MM:SS".
@@ -56,10 +58,10 @@ class Trainer(Hooks):
     val_dataloader: Any = None
     _: KW_ONLY
     test_dataloader: Any = None
-    callbacks: Mapping[str, Any] | Sequence[Any] = ()
-    trackers: Mapping[str, Callable[..., Any]] | Sequence[Callable[..., Any]] = ()
+    callbacks: Any = ()
+    trackers: Any = ()
     hyperparameters: Mapping[str, Any] | None = None
-    exp_dir: str | Path | None = None
+    exp_dir: Path | None = None
     seed: int = 0
 
     epochs: int | None = None
@@ -111,20 +113,26 @@ class Trainer(Hooks):
         self.callbacks = setup.named(self.callbacks)
         self.unwrapped_model: nn.Module = self.model
         self.state = TrainState()
-        self.units: dict[str, OptimizerUnit] = {}
         self.metrics: dict[str, float] = {}  # the newest value of everything logged
         self.should_stop = False  # set by anyone; all ranks heed it together
         self.dataloader_name: str | None = None  # of the loader being evaluated, where they have names
-        self._hooks = resolve_hooks(self, self.callbacks.values())
+        self.is_alone: bool = self.accelerator.num_processes == 1
+        # Known once `fit` has set up:
+        self.stream: BatchStream
+        self.units: dict[str, OptimizerUnit] = {}
+        self.updates_per_epoch: int | None = None
+        self.total_steps: int | None = None
+        self._val_dataloaders: dict[str | None, Any] = {}
+        self._val_every = Every()
         self._trackers: list[Any] = []
-        self.is_alone = self.accelerator.num_processes == 1
-        self._is_ddp = self._on_device = self._stop_agreed = False
-        self._checked_unused = self.find_unused_parameters
         self._deadline: float | None = None
-        self._last_logged_step = 0
         self._resumed_from: Path | None = None
         self._rng_to_restore: dict[str, Any] | None = None
+        self._alternates = self._is_ddp = self._on_device = self._stop_agreed = False
+        self._checked_unused = self.find_unused_parameters
+        self._last_logged_step = 0
         self._meters, self._prefix = Meters(self.device, self.accelerator.num_processes), "train/"
+        self._hooks = resolve_hooks(self, self.callbacks.values())
 
     # ------------------------------------------------------------------------------------------------ for subclasses
 
@@ -212,6 +220,12 @@ class Trainer(Hooks):
         return checkpoints.save(
             checkpoint, self.checkpoint_dir, rank=accelerator.process_index, barrier=accelerator.wait_for_everyone
         )
+
+    @property
+    def best(self) -> Any:
+        """The best validated step, with `metric`, `value` and `step`; None where no callback keeps one."""
+        kept = (getattr(callback, "best", None) for callback in self.callbacks.values())
+        return next((best for best in kept if best is not None), None)
 
     @property
     def checkpoint_dir(self) -> Path:

@@ -31,7 +31,7 @@ on_validation_epoch_end on_validation_end
 on_train_epoch_end
 on_update_end on_save_checkpoint
 on_train_end on_fit_end
-""".split()
+""".split()  # noqa: SIM905 - reads as the sequence it is
 
 
 def recording(events: list[str]) -> type[VectorTrainer]:

@@ -43,8 +43,8 @@ def make(exp_dir: Path, *more: Any, workers: int = 0, accumulation: int = 1, **o
     } | {f"extra_{i}": callback for i, callback in enumerate(more)}
     schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.05)
     return VectorTrainer(
-        model, loader(30, 4, noise=0.3, shuffle=True, num_workers=workers), partial(torch.optim.AdamW, lr=0.01), schedule,
-        None, loader(8, noise=0.1), callbacks=callbacks, exp_dir=exp_dir, seed=11, epochs=3, log_every_n_steps=3,
+        model, loader(30, 4, noise=0.3, shuffle=True, num_workers=workers), partial(torch.optim.AdamW, lr=0.01),
+        schedule, None, loader(8, noise=0.1), callbacks=callbacks, exp_dir=exp_dir, seed=11, epochs=3, log_every_n_steps=3,
         gradient_accumulation_steps=accumulation, max_grad_norm=1.0, val_every_n_steps=5, **options,
     )  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_a_broken_checkpoint_is_passed_over_and_refused_by_name(tmp_path):
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
-    with pytest.raises(UserError, match="is not whole: model.safetensors has changed since it was written"):
+    with pytest.raises(UserError, match=r"is not whole: model.safetensors has changed since it was written"):
         find("last", tmp_path / "checkpoints")
     weights.write_bytes(bytes(data[:-1]))
     assert latest(tmp_path / "checkpoints") != newest

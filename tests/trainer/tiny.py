@@ -1,4 +1,4 @@
-"""The smallest things a Trainer can be shown with: a linear model on vectors, in float64 so that sums compare exactly."""
+"""The smallest things a Trainer can be shown with: a linear model on vectors, float64 so that sums compare exactly."""
 
 from __future__ import annotations
 
