@@ -1,0 +1,59 @@
+"""Run a trained model: `python inference.py exp_dir=... [+data_dict.<name>.<split>.<key>=...] [audio=...]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils.config import hydra_main
+from utils.errors import UserError
+from utils.io import write_jsonl
+from utils.launch import pick_device
+from utils.stored_run import evaluations, load_run
+from utils.trust import instantiate_untrusted
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+@hydra_main(config_path="configs", config_name="inference")
+def main(request: DictConfig) -> None:
+    run = load_run(request.exp_dir)
+    todo = evaluations(run, request)
+    if request.output is not None and len(todo) > 1:
+        raise UserError(f"output: one file for {len(todo)} sets; leave it out")
+
+    from trainer.checkpoint import find, load_weights
+
+    checkpoint = find(request.checkpoint or run.default_checkpoint(), run.checkpoint_dir)
+    model, predictor = run.build("model"), run.build("predictor")
+    load_weights(model, checkpoint)
+    device = pick_device(request.device)
+    print(f"{run.exp_dir}, {checkpoint.name}")
+    for evaluation in todo:
+        if evaluation.recipe is not None:
+            instantiate_untrusted(evaluation.recipe)
+        records = predict(model, predictor, instantiate_untrusted(evaluation.loader), device)
+        output = Path(request.output or run.exp_dir / "predictions" / f"{evaluation.name}.jsonl")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(output, records)
+        scores = "  ".join(f"{metric} {value:.4g}" for metric, value in predictor.score(records).items())
+        print(f"{evaluation.name}: {len(records)} predictions  {scores}  -> {output}")
+
+
+def predict(model: Any, predictor: Any, loader: Any, device: str) -> list[dict[str, Any]]:
+    """The predictor's records of every batch, in the loader's order."""
+    import torch
+    from accelerate.utils import send_to_device
+    from tqdm import tqdm
+
+    model.to(device).eval()
+    records: list[dict[str, Any]] = []
+    with torch.inference_mode():
+        for batch in tqdm(loader, disable=None, leave=False):
+            records += predictor(model, send_to_device(batch, device))
+    return records
+
+
+if __name__ == "__main__":
+    main()

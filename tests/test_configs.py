@@ -1,0 +1,150 @@
+"""Every YAML that is shipped composes and validates; a new file is met by a test that counts."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from utils.compose import CONFIGS, Request, compose_task
+from utils.config import register_omegaconf_resolvers
+from utils.validate import num_targets, validate
+
+_FOLDER = CONFIGS / "experiment"
+EXPERIMENTS = sorted(path.relative_to(_FOLDER).with_suffix("").as_posix() for path in _FOLDER.rglob("*.yaml"))
+NUM_EXPERIMENTS = 5
+
+# Groups of which any one option goes with the default experiment.
+FREE_GROUPS = ("optimizer", "lr_scheduler", "tracker", "debug", "model/backbone")
+NUM_FREE_OPTIONS = 16
+
+ACCELERATE = sorted((CONFIGS / "accelerate").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def resolvers():
+    register_omegaconf_resolvers()
+
+
+def compose(*overrides):
+    return compose_task(Request(CONFIGS, "default", overrides))
+
+
+def options():
+    for group in FREE_GROUPS:
+        for path in sorted((CONFIGS / group).glob("*.yaml")):
+            yield f"{group}={path.stem}"
+
+
+def test_the_default_config_is_valid_and_every_target_in_it_was_looked_at():
+    config = compose()
+    assert validate(config) == []
+    named = [node for node in _mappings(OmegaConf.to_container(config, resolve=False)) if "_target_" in node]
+    assert num_targets(config) == len(named) == 33
+
+
+def _mappings(node):
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from _mappings(value)
+
+
+def test_all_experiments_are_found():
+    assert len(EXPERIMENTS) == NUM_EXPERIMENTS
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_is_valid_and_says_how_it_is_run(experiment):
+    config = compose(f"experiment={experiment}")
+    assert validate(config) == []
+    assert num_targets(config) >= 20
+    head = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert head[0] == "# @package _global_"
+    assert any("train.py" in line for line in head if line.startswith("#"))
+
+
+def test_every_task_has_an_experiment_for_debugging():
+    assert {name.split("/")[0] for name in EXPERIMENTS} == {
+        n.split("/")[0] for n in EXPERIMENTS if n.endswith("/debug")
+    }
+
+
+def test_all_options_of_the_free_groups_are_found():
+    assert len(list(options())) == NUM_FREE_OPTIONS
+
+
+@pytest.mark.parametrize("option", list(options()))
+def test_an_option_goes_with_the_default(option):
+    assert validate(compose(option)) == []
+
+
+def test_every_file_of_the_tree_is_part_of_some_test():
+    """What is neither an entry, an experiment, an option above, nor named by these, is a file nobody composes."""
+    used = {CONFIGS / "default.yaml", CONFIGS / "inference.yaml", *ACCELERATE}
+    used |= {CONFIGS / "experiment" / f"{name}.yaml" for name in EXPERIMENTS}
+    used |= {CONFIGS / f"{group}/{name}.yaml" for group, name in (option.split("=") for option in options())}
+    text = "\n".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
+    listed = yaml.safe_load((CONFIGS / "default.yaml").read_text())["defaults"]
+    for path in sorted(set(CONFIGS.rglob("*.yaml")) - used):
+        group, name = path.parent.relative_to(CONFIGS).as_posix(), path.stem
+        in_default = {group: name} in listed
+        in_another = f"/{group}: {name}" in text or f"{group.split('/')[-1]}: {name}" in text or f"/{group}@" in text
+        in_same_folder = f"- {name}\n" in text
+        assert in_default or in_another or in_same_folder, f"{path.relative_to(CONFIGS)} is composed by nothing"
+
+
+def test_the_seed_commands_compose():
+    config = compose(
+        "warmup_params.warmup_steps=500",
+        "train_dataloader.batch_size=12",
+        "val_dataloader.batch_size=12",
+        "epochs=100",
+    )
+    assert validate(config) == []
+    assert (config.trainer.warmup_steps, config.trainer.epochs) == (500, 100)
+    assert (config.train_dataloader.batch_size, config.val_dataloader.batch_size) == (12, 12)
+
+
+def test_groups_below_the_top_can_be_chosen_and_keys_added_removed_and_forced():
+    config = compose("model/backbone=cnn6", "~callbacks.throughput", "callbacks.summary=null", "++trainer.max_time=60",
+                     "+callbacks.stop={_target_: trainer.callbacks.EarlyStopping, monitor: val/loss}")  # fmt: skip
+    assert validate(config) == []
+    assert config.model.backbone._target_.endswith("Cnn6")
+    assert "throughput" not in config.callbacks
+    assert config.callbacks.stop.monitor == "val/loss"
+
+
+def test_a_folder_of_ones_own_may_use_these_groups(tmp_path):
+    conf = "defaults:\n  - data@train_dataloader.dataset.datasets: train\n  - model/backbone@net: cnn6\n  - _self_\n"
+    (tmp_path / "conf.yaml").write_text(conf)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.yaml").write_text("mine: {path: a}\n")
+    config = compose_task(Request(tmp_path, "conf"))
+    assert config.train_dataloader.dataset.datasets == {"mine": {"path": "a"}}
+    assert config.net._target_.endswith("Cnn6")
+
+
+def test_accelerate_knows_its_configs():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = {path.stem: load_config_from_file(str(path)) for path in ACCELERATE}
+    processes = {name: (config.distributed_type.value, config.num_processes) for name, config in found.items()}
+    assert processes == {
+        "cpu": ("NO", 1),
+        "1gpu": ("NO", 1),
+        "2gpus": ("MULTI_GPU", 2),
+        "4gpus": ("MULTI_GPU", 4),
+        "8gpus": ("MULTI_GPU", 8),
+        "fsdp": ("FSDP", 8),
+        "multi_node": ("MULTI_GPU", 16),
+    }
+    assert found["cpu"].use_cpu
+
+
+@pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
+def test_an_accelerate_config_says_how_to_launch_it(path: Path):
+    head = path.read_text().split("compute_environment")[0]
+    assert f"--config_file configs/accelerate/{path.name}" in head

@@ -1,0 +1,146 @@
+"""A stored run as data: what can be evaluated, and what its config may not do."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from utils.errors import UserError
+from utils.stored_run import evaluations, load_run
+
+CONFIG = """
+sample_rate: 8000
+data_dict:
+  digits:
+    names: [zero, one]
+    test: {_target_: components.data.AudioDataset, manifest: digits/test.jsonl, sample_rate: 8000}
+    heard: {manifest: digits/heard.jsonl}
+test_dataloader:
+  _target_: torch.utils.data.DataLoader
+  dataset: {_target_: components.data.AudioDataset, manifest: test.jsonl, sample_rate: 8000, max_duration: 2.0}
+  batch_size: 4
+model: {_target_: torch.nn.Linear, in_features: 2, out_features: 3}
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    return load_run(str(tmp_path))
+
+
+def request(**changes):
+    audio_dataset = {"_target_": "components.data.AudioFiles", "paths": "${audio}", "sample_rate": "${sample_rate}"}
+    keys = {"data_dict": {}, "audio": None, "audio_dataset": audio_dataset, "batch_size": None, "data_root": None}
+    return OmegaConf.create(keys | changes)
+
+
+def loaders_of(run, **changes):
+    return {evaluation.name: evaluation.loader for evaluation in evaluations(run, request(**changes))}
+
+
+def test_nothing_named_means_the_runs_own_test_set(run):
+    loaders = loaders_of(run)
+    assert list(loaders) == ["test"]
+    assert loaders["test"] == run.config.test_dataloader
+
+
+def test_what_is_named_is_merged_onto_the_runs_own_dataset(run):
+    loaders = loaders_of(run, data_dict={"digits": {"test": {"max_samples": 9}}}, batch_size=2)
+    assert list(loaders) == ["digits_test"]
+    assert loaders["digits_test"].batch_size == 2
+    assert loaders["digits_test"].dataset.manifest == "digits/test.jsonl"
+    assert loaders["digits_test"].dataset.max_samples == 9
+
+
+def test_a_split_without_a_target_changes_the_test_dataset(run):
+    dataset = loaders_of(run, data_dict={"digits": {"heard": {}}})["digits_heard"].dataset
+    assert (dataset.manifest, dataset.max_duration) == ("digits/heard.jsonl", 2.0)
+
+
+def test_audio_is_files_or_a_manifest(run):
+    files = loaders_of(run, audio=["a.wav", "b.wav"])["audio"].dataset
+    assert OmegaConf.to_container(files, resolve=True) == {
+        "_target_": "components.data.AudioFiles",
+        "paths": ["a.wav", "b.wav"],
+        "sample_rate": 8000,
+    }
+    manifest = loaders_of(run, audio="mine.jsonl")["audio"].dataset
+    assert (manifest.manifest, manifest.max_duration) == ("mine.jsonl", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("data_dict", "sentence"),
+    [
+        ({"digits": {"tset": {}}}, r"data_dict.digits.tset: no such split \(did you mean 'test'\?\)"),
+        ({"digitz": {"test": {}}}, r"data_dict.digitz: no such corpus \(did you mean 'digits'\?\)"),
+        (
+            {"digits": {"test": {"max_sample": 1}}},
+            r"digits_test.dataset.max_sample: unknown argument .* \(did you mean 'max_samples'\?\)",
+        ),
+    ],
+)
+def test_a_mistake_in_the_request_is_one_sentence(run, data_dict, sentence):
+    with pytest.raises(UserError, match=sentence):
+        loaders_of(run, data_dict=data_dict)
+
+
+def test_another_corpus_comes_with_its_recipe(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.stored_run.CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr("utils.compose.CONFIGS", tmp_path / "configs")
+    (tmp_path / "configs" / "data_dict").mkdir(parents=True)
+    (tmp_path / "configs" / "inference.yaml").write_text("data_root: null\n")
+    (tmp_path / "configs" / "data_dict" / "sounds.yaml").write_text(
+        "# @package data_dict.sounds\n"
+        "recipe: {_target_: components.data.recipes.prepare_spoken_digits, data_root: '${data_root}'}\n"
+        "val: {manifest: '${data_root}/val.jsonl', sample_rate: '${sample_rate}'}\n"
+    )
+    [evaluation] = evaluations(run, request(data_dict={"sounds": {"val": {}}}, data_root="/data"))
+    assert evaluation.name == "sounds_val"
+    assert evaluation.loader.dataset.manifest == "/data/val.jsonl"
+    assert evaluation.loader.dataset.sample_rate == 8000
+    assert evaluation.recipe.data_root == "/data"
+
+
+def test_the_model_is_built_from_the_stored_config(run):
+    assert run.build("model").out_features == 3
+    with pytest.raises(UserError, match=r"predictor: .*config.yaml has none"):
+        run.build("predictor")
+
+
+def test_a_stored_config_can_not_run_what_is_not_on_the_list(run):
+    run.config.model["_target_"] = "os.system"
+    run.config.test_dataloader.dataset = {"_target_": "builtins.exec", "_args_": ["1/0"]}
+    with pytest.raises(UserError, match=r"^model._target_: 'os.system' is not among"):
+        run.build("model")
+    with pytest.raises(UserError, match=r"^test.dataset._target_: 'builtins.exec' is not among"):
+        loaders_of(run)
+
+
+def test_the_default_checkpoint_is_the_best_one_that_is_there(run):
+    assert run.default_checkpoint() == "last"
+    (run.checkpoint_dir / "best").mkdir(parents=True)
+    assert run.default_checkpoint() == "best"
+
+
+def test_folders_without_a_run_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="there is no folder nowhere"):
+        load_run("nowhere")
+    with pytest.raises(UserError, match=r"holds no run, it has no config\.yaml"):
+        load_run(".")
+    with pytest.raises(UserError, match="there is none under experiments/"):
+        load_run(None)
+    (tmp_path / "config.yaml").write_text("a: [")
+    with pytest.raises(UserError, match=r"can not read config\.yaml"):
+        load_run(".")
+
+
+def test_without_a_name_the_newest_run_is_taken(tmp_path, monkeypatch):
+    import os
+
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(["b", "c", "a"]):
+        folder = tmp_path / "experiments" / "task" / name
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "config.yaml").write_text(f"name: {name}")
+        os.utime(folder / "config.yaml", (1000 + age, 1000 + age))
+    assert load_run(None).config.name == "a"
