@@ -72,7 +72,10 @@ def measure(size: str, names: list[str], rounds: int) -> list[dict[str, object]]
 
 
 def table(rows: list[dict[str, object]]) -> str:
-    lines = ["| model | contestant | CPU us/step | ratio (range) | wall us/step | ratio | same weights |", "|---" * 7 + "|"]
+    lines = [
+        "| model | contestant | CPU us/step | ratio (range) | wall us/step | ratio | same weights |",
+        "|---" * 7 + "|",
+    ]
     for r in rows:
         low, high = r["cpu_ratio_range"]  # type: ignore[misc]
         lines.append(

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
 from utils.errors import UserError
+from utils.launch import check_world
 
 
 def make_accelerator(mixed_precision: str | None, find_unused_parameters: bool) -> Accelerator:
@@ -25,24 +26,8 @@ def make_accelerator(mixed_precision: str | None, find_unused_parameters: bool) 
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1, sync_with_dataloader=False),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
     )
-    check_world_size(accelerator.num_processes)
+    check_world(accelerator.num_processes)
     return accelerator
-
-
-def check_world_size(num_processes: int) -> None:
-    """Refuse to train copies that know nothing of each other.
-
-    Raises:
-        UserError: `WORLD_SIZE` and the accelerator's process count differ.
-    """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != num_processes:
-        missing = "" if torch.cuda.is_available() else " This machine shows no GPU."
-        raise UserError(
-            f"{launched} processes were launched but the accelerator sees {num_processes}: they would train apart."
-            f"{missing} Launch as many processes as there are GPUs, or on the CPU use "
-            "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N train.py"
-        )
 
 
 def set_determinism(deterministic: bool | str) -> None:

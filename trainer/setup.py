@@ -103,7 +103,7 @@ def prepare_evaluation(trainer: Trainer) -> None:
     """The model on its device, in the precision of the run, without a training around it."""
     if not trainer._on_device:
         trainer.unwrapped_model = trainer.model
-        trainer.model = trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
+        trainer.model = _prepared(trainer, evaluation_mode=True)
         trainer._on_device = True
 
 
@@ -169,12 +169,19 @@ def wrap_model(trainer: Trainer) -> None:
     distributed = accelerator.num_processes > 1
     if several and accelerator.distributed_type == DistributedType.FSDP:
         raise UserError("several optimizers do not go with FSDP: launch with DDP (configs/accelerate/8gpus.yaml)")
-    trainer.model = accelerator.prepare_model(model, evaluation_mode=several)
+    trainer.model = _prepared(trainer, evaluation_mode=several)
     if several and distributed:
         for tensor in (*model.parameters(), *model.buffers()):
             torch.distributed.broadcast(tensor.detach(), src=0)
     trainer._is_ddp = isinstance(trainer.model, DistributedDataParallel)
     trainer._on_device = True
+
+
+def _prepared(trainer: Trainer, evaluation_mode: bool) -> nn.Module:
+    accelerator, model = trainer.accelerator, trainer.unwrapped_model
+    if accelerator.distributed_type == DistributedType.NO and accelerator.mixed_precision == "no":
+        return model.to(trainer.device)  # all there is to do, without the seconds that `prepare_model` spends importing
+    return accelerator.prepare_model(model, evaluation_mode=evaluation_mode)
 
 
 def check_unused_parameters(trainer: Trainer) -> None:

@@ -44,8 +44,9 @@ def make(exp_dir: Path, *more: Any, workers: int = 0, accumulation: int = 1, **o
     schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.05)
     return VectorTrainer(
         model, loader(30, 4, noise=0.3, shuffle=True, num_workers=workers), partial(torch.optim.AdamW, lr=0.01),
-        schedule, None, loader(8, noise=0.1), callbacks=callbacks, exp_dir=exp_dir, seed=11, epochs=3, log_every_n_steps=3,
-        gradient_accumulation_steps=accumulation, max_grad_norm=1.0, val_every_n_steps=5, **options,
+        schedule, None, loader(8, noise=0.1), callbacks=callbacks, exp_dir=exp_dir, seed=11, epochs=3,
+        log_every_n_steps=3, val_every_n_steps=5, gradient_accumulation_steps=accumulation, max_grad_norm=1.0,
+        **options,
     )  # fmt: skip
 
 

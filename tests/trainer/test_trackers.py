@@ -24,7 +24,8 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_metrics_reach_jsonl_and_tensorboard_with_updates_as_their_axis(tmp_path):
     VectorTrainer(
         linear(), loader(), SGD, None, None, loader(8), exp_dir=tmp_path,
-        trackers={"tb": TensorBoardTracker, "off": None}, hyperparameters={"seed": 1}, epochs=2, gradient_accumulation_steps=2, log_every_n_steps=2,
+        trackers={"tb": TensorBoardTracker, "off": None}, hyperparameters={"seed": 1},
+        epochs=2, gradient_accumulation_steps=2, log_every_n_steps=2,
     ).fit()  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == [2, 4, 6, 8]

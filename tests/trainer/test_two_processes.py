@@ -122,4 +122,4 @@ def test_processes_that_do_not_see_each_other_are_refused(tmp_path):
     arguments = ("-m", "tests.trainer.two_processes", str(tmp_path / "tasks.json"), str(tmp_path / "out.json"))
     done = torchrun(*arguments, CUDA_VISIBLE_DEVICES="")
     assert done.returncode != 0
-    assert "2 processes were launched but the accelerator sees 1" in done.stderr
+    assert "2 processes were launched but 1 found each other" in done.stderr
