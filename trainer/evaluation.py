@@ -27,10 +27,12 @@ def evaluate(trainer: Trainer, stage: str, loaders: Mapping[str | None, Any], li
         call(f"on_{stage}_start")
         call(f"on_{stage}_epoch_start")
         for batch, batch_idx, is_padding in _batches(trainer, stage, loaders, limit):
+            if is_padding:  # only keeps a sharded model's ranks in step
+                step(batch, batch_idx)
+                continue
             call(f"on_{stage}_batch_start", batch, batch_idx)
             output = _as_output(step(batch, batch_idx))
-            if not is_padding:
-                meters.add_output(output, trainer._prefix)
+            meters.add_output(output, trainer._prefix)
             call(f"on_{stage}_batch_end", output, batch, batch_idx)
         call(f"on_{stage}_epoch_end")
         metrics = meters.reduce()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,11 +25,13 @@ class StepOutput:
         loss: `[]`; the mean loss of the batch, or its **sum** where `num_items` is given. None only in evaluation.
         num_items: how many items (clips, frames, tokens, ...) `loss` sums over.
         metrics: name -> value of the batch, kept on the device: a mean, or a pair (sum, count).
+        outputs: what callbacks may want to see of the model's answer; the trainer does not look at it.
     """
 
     loss: Tensor | None
     num_items: Tensor | int | None = None
     metrics: Mapping[str, MetricValue] = field(default_factory=dict)
+    outputs: Any = None
 
     def without_weight(self) -> StepOutput:
         """The same graph counting for nothing: for a batch that only keeps the ranks in step."""

@@ -1,0 +1,54 @@
+"""The tagging task: what a step is, and what is measured.  Shapes: B batch, K classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from components.models.tagger import TaggerOutput
+from tasks.tagging.inference import Record, TaggingPredictor, metric_name
+from trainer import StepOutput, Trainer
+
+Batch = dict[str, Any]
+
+
+@dataclass(eq=False, kw_only=True)
+class TaggingTrainer(Trainer):
+    """Trains a tagger; `loss_fn` is `(logits, targets) -> MultiTargetLoss`.
+
+    Attributes:
+        labels: target -> its class names.
+        main_target: the one whose accuracy is called `accuracy`; the others' are `<target>_accuracy`.
+    """
+
+    labels: dict[str, list[str]]
+    main_target: str
+
+    @cached_property
+    def predictor(self) -> TaggingPredictor:
+        return TaggingPredictor(self.labels, self.main_target)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:
+        return self._step(batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput:
+        return self._step(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Record]:
+        return self.predictor(self.model, batch)
+
+    def _step(self, batch: Batch) -> StepOutput:
+        output: TaggerOutput = self.model(batch["waveform"], batch["audio_lens"], batch["seed"])
+        targets = batch["targets"]
+        result = self.loss_fn(output.logits, targets)
+        metrics: dict[str, tuple[Tensor, Tensor]] = {}
+        for target, count in result.counts.items():
+            # A class id of -100, unknown, is never the largest logit's.
+            correct = (output.logits[target].argmax(1) == targets[target]).sum()
+            metrics[metric_name(target, "accuracy", self.main_target)] = (correct, count)
+            if len(result.counts) > 1:
+                metrics[f"{target}_loss"] = (result.sums[target].detach(), count)
+        return StepOutput(result.loss, result.num_items, metrics, outputs=output.logits)

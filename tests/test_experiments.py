@@ -1,0 +1,102 @@
+"""Every shipped experiment takes real steps from the prompt, and what it leaves behind is run by inference.py."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.components.clips import write_clip
+
+ROOT = Path(__file__).parents[1]
+FOUND = sorted(
+    str(p.relative_to(ROOT / "configs/experiment"))[:-5] for p in (ROOT / "configs/experiment").rglob("*.yaml")
+)
+FEW_WORDS = (
+    "data_dict.spoken_words.words=[zero,one,two,three]",
+    "data_dict.spoken_words.num_takes={train:1,val:1,test:1,heard:1}",
+)
+SMALL = {
+    "tagging/concat": FEW_WORDS,
+    "tagging/debug": (),
+    "tagging/environmental_sounds": ("data_root=sounds", "trainer.val_every_n_epochs=1"),
+    "tagging/spoken_digits": ("data_root=digits",),
+    "tagging/spoken_words": FEW_WORDS,
+}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with tiny corpora in the layouts of the true ones."""
+    folder = tmp_path_factory.mktemp("workplace")
+    for i, (digit, take) in enumerate((d, t) for d in range(4) for t in (0, 1, 10, 11, *range(20, 30))):
+        write_clip(folder / "digits/recordings" / f"{digit}_theo_{take}.wav", 0.3, 8_000, seed=i % 5)
+    for i, name in enumerate(("001 - Dog bark", "002 - Rain")):
+        for fold in (1, 2, 3, 4):
+            for clip in range(4):
+                write_clip(folder / "sounds" / name / f"{fold}-{clip}{i}-A.ogg", 1.0, 44_100, seed=i)
+    return folder
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "OSTINATO_CACHE": str(folder / "cache"),
+    }
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def train(folder: Path, *arguments: str) -> Path:
+    done = run(folder, "accelerate", "launch", "--cpu", str(ROOT / "train.py"), *arguments)
+    assert done.returncode == 0, done.stderr[-4000:]
+    reached, where, then = done.stdout.strip().splitlines()[-1].split(" | ")
+    assert then == f"next: python inference.py exp_dir={where}"
+    assert reached
+    return folder / where
+
+
+def test_every_experiment_is_known_here():
+    assert sorted(SMALL) == FOUND
+    assert len(FOUND) == 5
+
+
+@pytest.mark.parametrize("experiment", sorted(SMALL))
+def test_an_experiment_takes_steps_and_leaves_what_is_promised(workplace, experiment):
+    if "digits" not in experiment and "sounds" not in experiment and not importlib.util.find_spec("espeakng_loader"):
+        pytest.skip("the corpus is spoken by espeakng-loader")
+    exp_dir = train(
+        workplace, f"experiment={experiment}", "max_steps=2", "trainer.log_every_n_steps=1", *SMALL[experiment]
+    )
+    lines = [json.loads(line) for line in (exp_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2]
+    assert any("val/accuracy" in line for line in lines)
+    environment = json.loads((exp_dir / "environment.json").read_text())
+    assert '"sha256"' in json.dumps(environment["data"]["train_dataloader"])
+    assert (exp_dir / "checkpoints/last/model.safetensors").is_file()
+    assert list((exp_dir / "tensorboard").iterdir())
+    assert list((exp_dir / "samples").rglob("confusion_*.png"))
+    assert list((exp_dir / "samples").rglob("*.wav"))
+
+
+def test_inference_on_the_corpus_on_files_and_on_a_folder(workplace):
+    exp_dir = train(workplace, "experiment=tagging/spoken_digits", "data_root=digits", "max_steps=2", "exp_dir=heard")
+    infer = (sys.executable, str(ROOT / "inference.py"), f"exp_dir={exp_dir}")
+    done = run(workplace, *infer, "+data_dict.spoken_digits.test.max_samples=3")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "spoken_digits_test: 3 predictions  accuracy" in done.stdout
+    records = [json.loads(line) for line in (exp_dir / "predictions/spoken_digits_test.jsonl").read_text().splitlines()]
+    assert len(records) == 3
+    assert {"id", "predictions", "targets"} <= set(records[0])
+    assert 0 < records[0]["predictions"]["word"]["score"] <= 1
+
+    first, second = (str(workplace / f"digits/recordings/{name}_theo_0.wav") for name in (0, 1))
+    for audio, number in ((f"[{first},{second}]", 2), (str(workplace / "digits/recordings"), 56), (first, 1)):
+        done = run(workplace, *infer, f"audio={audio}", "output=said.jsonl")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert len((workplace / "said.jsonl").read_text().splitlines()) == number

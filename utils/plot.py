@@ -1,0 +1,46 @@
+"""Pictures as PNG files, drawn without a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # not pyplot: no global state, no screen
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def save_spectrogram(waveform: np.ndarray, sample_rate: int, path: Path, title: str = "") -> None:
+    """The power spectrogram of `waveform [T]`, 80 dB deep, 25 ms windows."""
+    figure, axes = _figure(5, 3)
+    window = max(16, sample_rate // 40)
+    padded = np.pad(waveform, (0, max(0, window - len(waveform))))
+    with np.errstate(divide="ignore"):
+        _, _, _, image = axes.specgram(padded, NFFT=window, Fs=sample_rate, noverlap=window * 3 // 4, cmap="magma")
+    top = float(image.get_array().max())
+    image.set_clim(top - 80, top)
+    axes.set_facecolor("black")  # digital silence has no level to draw
+    axes.set(xlabel="seconds", ylabel="Hz", title=title)
+    figure.savefig(path, dpi=110)
+
+
+def save_confusion_matrix(counts: np.ndarray, names: Sequence[str], path: Path, title: str = "") -> None:
+    """`counts [K, K]`, truth down and prediction across; colours are shares of each row, numbers are counts."""
+    size = max(4.0, 0.38 * len(names))
+    figure, axes = _figure(size + 0.8, size)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    if len(names) <= 30:
+        for row, column in zip(*np.nonzero(counts)):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, int(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    figure.savefig(path, dpi=110)
