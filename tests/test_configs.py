@@ -40,7 +40,7 @@ def test_the_default_config_is_valid_and_every_target_in_it_was_looked_at():
     config = compose()
     assert validate(config) == []
     named = [node for node in _mappings(OmegaConf.to_container(config, resolve=False)) if "_target_" in node]
-    assert num_targets(config) == len(named) == 33
+    assert num_targets(config) == len(named) == 34
 
 
 def _mappings(node):

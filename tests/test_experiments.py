@@ -84,6 +84,13 @@ def test_an_experiment_takes_steps_and_leaves_what_is_promised(workplace, experi
     assert list((exp_dir / "samples").rglob("*.wav"))
 
 
+def test_the_same_command_twice_gives_the_same_weights(workplace):
+    command = ("experiment=tagging/spoken_digits", "data_root=digits", "max_steps=3")
+    runs = [train(workplace, *command, f"exp_dir={name}") for name in ("once", "twice")]
+    weights = [(run / "checkpoints/last/model.safetensors").read_bytes() for run in runs]
+    assert weights[0] == weights[1]
+
+
 def test_inference_on_the_corpus_on_files_and_on_a_folder(workplace):
     exp_dir = train(workplace, "experiment=tagging/spoken_digits", "data_root=digits", "max_steps=2", "exp_dir=heard")
     infer = (sys.executable, str(ROOT / "inference.py"), f"exp_dir={exp_dir}")
