@@ -23,11 +23,12 @@ def main(request: DictConfig) -> None:
     if request.output is not None and len(todo) > 1:
         raise UserError(f"output: one file for {len(todo)} sets; leave it out")
 
-    from trainer.checkpoint import find, load_weights
+    from trainer.checkpoint import find
+    from trainer.loading import load_trained
 
     checkpoint = find(request.checkpoint or run.default_checkpoint(), run.checkpoint_dir)
     model, predictor = run.build("model"), run.build("predictor")
-    load_weights(model, checkpoint)
+    load_trained(model, checkpoint, run.config.get("pretrained"))
     device = pick_device(request.device)
     print(f"{run.exp_dir}, {checkpoint.name}")
     for evaluation in todo:

@@ -29,6 +29,10 @@ def main(config: DictConfig) -> None:
     run_recipes(config)
     seed_everything(config.seed)
     parts = build_parts(config)
+    if config.pretrained is not None:
+        from trainer.loading import load_pretrained_from
+
+        load_pretrained_from(parts["model"], config.pretrained)
     trainer = build_trainer(config, parts, exp_dir)
     save_run(config, exp_dir, run_overrides(), fingerprints(parts))
     trainer.fit()

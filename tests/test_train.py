@@ -69,6 +69,18 @@ def test_a_config_folder_of_ones_own_trains_from_any_folder(workplace):
 
 
 @pytest.mark.slow
+def test_a_run_begins_with_pretrained_weights_and_says_what_it_took(workplace):
+    assert train(workplace, *OWN, "max_steps=1", "exp_dir=run").returncode == 0
+    pretrained = "pretrained={path: run/checkpoints/last, exclude: [bias]}"
+    done = train(workplace, *OWN, "max_steps=1", "exp_dir=other", pretrained)
+    assert done.returncode == 0, done.stderr
+    assert "weights from run/checkpoints/last/model.safetensors: 1 of the model's 2 tensors" in done.stderr
+    assert "  keep their fresh values: bias" in done.stderr
+    again = train(workplace, *OWN, "max_steps=1", "exp_dir=third", "pretrained=run")
+    assert again.stderr.startswith("error: pretrained: run is no checkpoint, it has no manifest.json")
+
+
+@pytest.mark.slow
 def test_two_processes_share_one_folder(workplace):
     launch = ("torchrun", "--nproc_per_node", "2")
     done = train(workplace, *OWN, "epochs=1", launcher=launch, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")

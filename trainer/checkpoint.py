@@ -17,10 +17,11 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _STEP_FOLDER = re.compile(r"step_(\d+)$")
+_LARGEST_MANIFEST = 2**20  # bytes
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*$")
 
 
@@ -48,42 +50,44 @@ class Checkpoint:
         weights: file stem -> tensors; "model" always, "ema" and others by callbacks.
         training: what all ranks share.
         rank: what this rank alone has.
+        frozen: parameters that are left out of the weights -> sha256 of their bytes: the model must hold them already.
     """
 
     global_step: int
     weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     rank: dict[str, Any] = field(default_factory=dict)
+    frozen: dict[str, str] = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def save(checkpoint: Checkpoint, directory: Path, *, rank: int = 0, barrier: Callable[[], None] = lambda: None) -> Path:
-    """Write `checkpoint` under `directory` and return its folder. Collective; an older one of that step gives way.
+def write_shared(checkpoint: Checkpoint, partial: Path) -> None:
+    """Write what all ranks share; on one of them."""
+    for stem, tensors in checkpoint.weights.items():
+        save_weights(tensors, partial / f"{stem}.safetensors", checkpoint.frozen)
+    torch.save(checkpoint.training, partial / "training.pt")
 
-    A kill at any moment leaves either no folder of that name or a whole one.
+
+def write_rank(own: Mapping[str, Any], partial: Path, rank: int) -> None:
+    """Write what one rank has for itself; the file bears its name only when it is whole."""
+    unfinished = partial / f".rank_{rank}.unfinished"
+    torch.save(own, unfinished)
+    unfinished.rename(partial / f"rank_{rank}.pt")
+
+
+def publish(partial: Path, final: Path, global_step: int, **notes: Any) -> None:
+    """Flush a written folder, give it its manifest and its name; one that had the name gives way.
+
+    A kill at any moment leaves the old folder or the new one whole, at worst under a name that `clean` mends.
     """
-    final = directory / f"step_{checkpoint.global_step:08d}"
-    partial = directory / f".{final.name}.partial"
-    if rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    barrier()
-    torch.save(checkpoint.rank, partial / f"rank_{rank}.pt")
-    barrier()
-    if rank == 0:
-        for stem, tensors in checkpoint.weights.items():
-            save_weights(tensors, partial / f"{stem}.safetensors")
-        torch.save(checkpoint.training, partial / "training.pt")
-        _write_manifest(partial, checkpoint.global_step)
-        _move_into_place(partial, final)
-    barrier()
-    return final
+    _write_manifest(partial, global_step, notes)
+    _move_into_place(partial, final)
 
 
-def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors; tied ones once, their other names in the header."""
+def save_weights(tensors: Mapping[str, Tensor], path: Path, frozen: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors; tied ones once, their other names in the header, as those of `frozen` ones."""
     kept: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first_names: dict[tuple[Any, ...], str] = {}
@@ -94,16 +98,18 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
             kept[name] = tensor.detach().contiguous()
         else:
             aliases[name] = first
-    save_file(kept, path, metadata={"format": "pt", "aliases": json.dumps(aliases)})
+    header = {"format": "pt", "aliases": json.dumps(aliases)}
+    save_file(kept, path, metadata=header | ({"frozen": json.dumps(dict(frozen))} if frozen else {}))
 
 
-def _write_manifest(folder: Path, global_step: int) -> None:
+def _write_manifest(folder: Path, global_step: int, notes: Mapping[str, Any]) -> None:
     files = {}
     for path in sorted(folder.iterdir()):
         files[path.name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
         _flush(path)
     manifest = folder / "manifest.json"
-    manifest.write_text(json.dumps({"format": FORMAT, "global_step": global_step, "files": files}, indent=1))
+    content = {"format": FORMAT, "global_step": global_step, "files": files, **notes}
+    manifest.write_text(json.dumps(content, indent=1))
     _flush(manifest)
     _flush(folder)
 
@@ -112,7 +118,11 @@ def _move_into_place(partial: Path, final: Path) -> None:
     if final.exists():
         shutil.rmtree(replaced := final.with_name(f".{final.name}.replaced"), ignore_errors=True)
         final.rename(replaced)
-        partial.rename(final)
+        try:
+            partial.rename(final)
+        except OSError:
+            replaced.rename(final)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)
     else:
         partial.rename(final)
@@ -148,6 +158,18 @@ def prune(directory: Path, keep: Iterable[int]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def clean(directory: Path) -> None:
+    """Remove what a killed save left behind, and give a folder its name back that was being replaced."""
+    for replaced in directory.glob(".step_*.replaced"):
+        final = replaced.with_name(replaced.stem[1:])
+        if not final.exists():
+            replaced.rename(final)
+            logger.warning("%s is back: a save was killed while replacing it", final)
+    for leftover in (*directory.glob(".step_*.partial"), *directory.glob(".step_*.replaced")):
+        shutil.rmtree(leftover, ignore_errors=True)
+        logger.warning("removed %s: its save was killed", leftover)
+
+
 # ------------------------------------------------------------------------------------------------------------- finding
 
 
@@ -172,16 +194,19 @@ def latest(directory: Path) -> Path | None:
 def verify(folder: Path, *, hashes: bool = True) -> list[str]:
     """What is wrong with a checkpoint folder; empty where it is whole."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = _read_manifest(folder)
         files = {str(name): (int(entry["size"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
         step = int(manifest["global_step"])
     except FileNotFoundError:
         return ["it has no manifest.json: its save did not finish"]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return ["its manifest.json can not be read"]
     if manifest.get("format") != FORMAT:
         return [f"its format is {manifest.get('format')!r}, this version reads {FORMAT}"]
-    problems = []
+    strange = sorted({path.name for path in folder.iterdir()} - {"manifest.json", *files})
+    problems = [f"{name} is not named by its manifest" for name in strange]
+    if "model.safetensors" not in files:
+        problems.append("it has no model.safetensors")
     if (match := _STEP_FOLDER.match(folder.resolve().name)) and int(match[1]) != step:
         problems.append(f"its manifest speaks of step {step}")
     for name, (size, digest) in files.items():
@@ -195,6 +220,13 @@ def verify(folder: Path, *, hashes: bool = True) -> list[str]:
         elif hashes and _sha256(path) != digest:
             problems.append(f"{name} has changed since it was written")
     return problems
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if path.is_symlink() or path.stat().st_size > _LARGEST_MANIFEST:
+        raise ValueError("not one of ours")
+    return json.loads(path.read_text())
 
 
 def find(checkpoint: str | Path, directory: Path) -> Path:
@@ -228,11 +260,26 @@ def load(folder: Path, *, rank: int = 0) -> Checkpoint:
     """
     if problems := verify(folder):
         raise UserError(f"checkpoint {folder} is not whole: {'; '.join(problems)}")
-    training = torch.load(folder / "training.pt", weights_only=True, map_location="cpu")
+    training = _read_state(folder / "training.pt")
     rank_file = folder / f"rank_{rank}.pt"
-    own = torch.load(rank_file, weights_only=True, map_location="cpu") if rank_file.is_file() else {}
+    own = _read_state(rank_file) if rank_file.is_file() else {}
     weights = {path.stem: read_weights(path) for path in sorted(folder.glob("*.safetensors"))}
-    return Checkpoint(json.loads((folder / "manifest.json").read_text())["global_step"], weights, training, own)
+    step = int(_read_manifest(folder)["global_step"])
+    return Checkpoint(step, weights, training, own, read_frozen(folder / "model.safetensors"))
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Plain types and tensors out of a file of `torch.save`; anything that would run code is refused by torch."""
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} holds weights but no {path.name}: there is nothing to resume from") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} is not a state that we wrote, and was not loaded: {reason}") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} is not a state that we wrote: it holds a {type(state).__name__}")
+    return state
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -245,9 +292,51 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
-    except (OSError, SafetensorError) as error:
+        return tensors | {name: tensors[kept] for name, kept in aliases.items()}
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"can not read the weights {path}: {error}") from None
-    return tensors | {name: tensors[kept] for name, kept in aliases.items()}
+
+
+def read_frozen(path: Path) -> dict[str, str]:
+    """The parameters that a safetensors file of ours leaves out, with their sha256.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            frozen = json.loads((file.metadata() or {}).get("frozen", "{}"))
+        return {str(name): str(digest) for name, digest in frozen.items()}
+    except (OSError, SafetensorError, ValueError, AttributeError) as error:
+        raise UserError(f"can not read the weights {path}: {error}") from None
+
+
+def held_tensors(model: nn.Module, frozen: Mapping[str, str], source: str) -> dict[str, Tensor]:
+    """The model's own tensors for the parameters that a checkpoint leaves out.
+
+    Raises:
+        UserError: the model lacks one, or holds another than the run had.
+    """
+    own = model.state_dict() if frozen else {}
+    for name, digest in frozen.items():
+        if name not in own or tensor_sha256(own[name]) != digest:
+            raise UserError(
+                f"{source} leaves out the frozen {name}, and the model does not hold what the run had there: "
+                "build the model from the same pretrained weights"
+            )
+    return {name: own[name] for name in frozen}
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """sha256 over the bytes of a tensor."""
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(data.numpy().tobytes()).hexdigest()
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights of a checkpoint to be used: the averaged ones where there are such."""
+    averaged = folder / "ema.safetensors"
+    return averaged if averaged.is_file() else folder / "model.safetensors"
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -256,9 +345,9 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     Raises:
         UserError: the weights do not fit the model; names what is missing, unexpected or of another shape.
     """
-    averaged = folder / "ema.safetensors"
-    path = averaged if averaged.is_file() else folder / "model.safetensors"
-    load_tensors(model, read_weights(path), str(path))
+    path = weights_file(folder)
+    tensors = read_weights(path)
+    load_tensors(model, tensors | held_tensors(model, read_frozen(path), str(path)), str(path))
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

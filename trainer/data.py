@@ -23,6 +23,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from trainer.interruption import spare_worker
 from trainer.random_state import cpu_state, isolated_rng, mix, seed_cpu, set_cpu_state
 from utils.errors import UserError
 
@@ -121,6 +122,22 @@ def _ask_batch_sampler(sampler: Any, seed: int, number: int) -> Sequence[Indices
     return _ask_sampler(sampler, seed, number)
 
 
+class _WorkerStart:
+    """A loader's own `worker_init_fn`, behind ours; a class, as it must be pickled for workers that are spawned."""
+
+    def __init__(self, own: Callable[[int], None] | None) -> None:
+        self._own = own.own if isinstance(own, _WorkerStart) else own
+
+    @property
+    def own(self) -> Callable[[int], None] | None:
+        return self._own
+
+    def __call__(self, worker_id: int) -> None:
+        spare_worker()
+        if self._own is not None:
+            self._own(worker_id)
+
+
 class _RankBatches(Sampler):
     """The keys of this rank's batches of a pass, from the cursor on."""
 
@@ -151,6 +168,7 @@ class PlannedLoader:
         order = {"batch_size": None, "sampler": _RankBatches(self)} if self._unbatched else \
                 {"batch_sampler": _RankBatches(self)}  # fmt: skip
         loading = {name: getattr(loader, name) for name in _LOADING if hasattr(loader, name)}
+        loading["worker_init_fn"] = _WorkerStart(loader.worker_init_fn)
         # A generator of its own: opening an iterator must not draw from the training's generators.
         self._loader: DataLoader = DataLoader(
             KeyedDataset(loader.dataset), generator=torch.Generator().manual_seed(mix(seed) >> 1), **order, **loading
@@ -174,6 +192,18 @@ class PlannedLoader:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._loader)
 
+    def read(self, number: int, position: int) -> Batch:
+        """One batch of any pass, in this process and beside the walk."""
+        before = self._number, self._plan
+        if number != self._number:
+            self._number, self._plan = number, self._planner(number)
+        try:
+            keys = self._keys_at(position)
+        finally:
+            self._number, self._plan = before
+        dataset, collate = self._loader.dataset, self._loader.collate_fn
+        return collate(dataset[keys[0]] if self._unbatched else dataset.__getitems__(keys))  # type: ignore[attr-defined]
+
     def is_padding(self, position: int) -> bool:
         """Whether this rank's batch at `position` only keeps it in step with the others."""
         first = position * self._world_size
@@ -192,8 +222,11 @@ class PlannedLoader:
 
     def _keys(self) -> Iterator[Any]:
         for position in range(self._cursor, len(self)):
-            keys = [(index, mix(self._seed, self._number, index)) for index in self._indices(position)]
+            keys = self._keys_at(position)
             yield keys[0] if self._unbatched else keys
+
+    def _keys_at(self, position: int) -> list[tuple[Any, int]]:
+        return [(index, mix(self._seed, self._number, index)) for index in self._indices(position)]
 
 
 class StreamLoader:
@@ -232,6 +265,7 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         if isinstance(self._source, DataLoader):
+            self._source.worker_init_fn = _WorkerStart(self._source.worker_init_fn)
             self._source.generator = torch.Generator().manual_seed(mix(self._seed, self._number) >> 1)
         return islice(self._rounds(), self._cursor, self._limit)
 
@@ -277,7 +311,7 @@ class BatchStream:
         self.number, self.cursor = 0, 0
         self.is_padding = False
         self.wait_seconds = 0.0
-        self._iterator: Iterator[Batch] | None = None
+        self.iterator: Iterator[Batch] | None = None
 
     def epoch(self, num_taken: int) -> Iterator[tuple[Batch, bool]]:
         """Yield (batch, is the epoch's last) for what is left of an epoch of which `num_taken` batches are gone."""
@@ -302,10 +336,10 @@ class BatchStream:
 
     def _next(self, *default: Any) -> Batch:
         started = time.perf_counter()
-        if self._iterator is None:
+        if self.iterator is None:
             self._loader.start(0 if self._repeat else self.number, self.cursor)
-            self._iterator = iter(self._loader)
-        batch = next(self._iterator, None)
+            self.iterator = iter(self._loader)
+        batch = next(self.iterator, None)
         if batch is None and not default:  # a pass came to its end inside an epoch
             if self.cursor == 0:
                 raise UserError("train_dataloader yields no batches")
@@ -320,14 +354,20 @@ class BatchStream:
         return self._to_device(batch)
 
     def _close(self) -> None:
-        self._iterator = None
+        self.iterator = None
         self.number, self.cursor = self.number + 1, 0
+
+    def read_again(self, number: int, cursor: int) -> Batch | None:
+        """A batch by its place, beside the walk; None where the source can be read only once."""
+        if not isinstance(self._loader, PlannedLoader):
+            return None
+        return self._to_device(self._loader.read(0 if self._repeat else number, cursor))
 
     def state_dict(self) -> dict[str, int]:
         return {"number": self.number, "cursor": self.cursor}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.number, self.cursor, self._iterator = state["number"], state["cursor"], None
+        self.number, self.cursor, self.iterator = state["number"], state["cursor"], None
 
 
 def _pass_length(loader: PlannedLoader | StreamLoader) -> int | None:

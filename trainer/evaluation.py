@@ -96,6 +96,7 @@ def _batches(
         )
         planned.start(0)
         for batch_idx, batch in enumerate(planned):
+            trainer.num_evaluated += 1
             yield trainer.to_device(batch), batch_idx, planned.is_padding(batch_idx)
 
 

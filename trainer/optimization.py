@@ -87,6 +87,10 @@ class OptimizerUnit:
             return self._accelerator.clip_grad_norm_(self.parameters, self._clipping.max_norm)
         return torch.nn.utils.clip_grad_norm_(self.parameters, self._clipping.max_norm)
 
+    def gradient_norm(self) -> Tensor:
+        """The norm of all gradients, `[]`; they stay as they are."""
+        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+
     def step(self) -> bool:
         """Update the weights; False where a GradScaler skipped it."""
         self.optimizer.step()

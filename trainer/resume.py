@@ -30,7 +30,7 @@ def capture(trainer: Trainer) -> Checkpoint:
         "units": {name: unit.state_dict() for name, unit in trainer.units.items()},
         "callbacks": {name: callback.state_dict() for name, callback in trainer.callbacks.items()},
         "metrics": dict(trainer.metrics),
-        "last_logged_step": trainer._last_logged_step,
+        "last_logged_step": trainer.last_logged_step,
         "num_processes": accelerator.num_processes,
         "gradient_accumulation_steps": trainer.gradient_accumulation_steps,
     }
@@ -42,6 +42,7 @@ def capture(trainer: Trainer) -> Checkpoint:
 
 def resume(trainer: Trainer) -> None:
     """Load the checkpoint that `resume_from_checkpoint` or `auto_resume` ask for, if they do."""
+    _clean(trainer)
     folder = _folder(trainer)
     trainer._resumed_from = folder
     if folder is None:
@@ -53,6 +54,12 @@ def resume(trainer: Trainer) -> None:
         tracker.resume(trainer.global_step)
     if trainer.is_main_process:
         logger.info("resumed from %s: epoch %d, update %d", folder, trainer.epoch, trainer.global_step)
+
+
+def _clean(trainer: Trainer) -> None:
+    if trainer.is_main_process and trainer.exp_dir is not None and not trainer.fast_dev_run:
+        checkpoints.clean(trainer.checkpoint_dir)
+    trainer.accelerator.wait_for_everyone()  # all ranks must see the same folders
 
 
 def _folder(trainer: Trainer) -> Path | None:
@@ -69,6 +76,9 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, source: str) -> None:
         UserError: the weights or optimizers are of another model, or its batches do not divide by our processes.
     """
     training, accelerator = checkpoint.training, trainer.accelerator
+    held = checkpoints.held_tensors(trainer.unwrapped_model, checkpoint.frozen, source)
+    for tensors in checkpoint.weights.values():
+        tensors.update(held)
     checkpoints.load_tensors(trainer.unwrapped_model, checkpoint.weights["model"], source)
     if set(training["units"]) != set(trainer.units):
         raise UserError(f"{source}: it has optimizers {sorted(training['units'])}, this run {sorted(trainer.units)}")
@@ -82,12 +92,27 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, source: str) -> None:
     trainer.state.load_state_dict(training["state"])
     trainer.stream.load_state_dict(training["stream"])
     trainer.metrics.update(training["metrics"])
-    trainer._last_logged_step = training["last_logged_step"]
+    trainer.last_logged_step = training["last_logged_step"]
     if accelerator.scaler is not None and "scaler" in training:
         accelerator.scaler.load_state_dict(training["scaler"])
     trainer._rng_to_restore = checkpoint.rank.get("rng")
     trainer._meters.load_state_dict(checkpoint.rank.get("meters", {}))
     _change_world(trainer, training["num_processes"], accelerator.num_processes)
+
+
+def restore_behind(trainer: Trainer, checkpoint: Checkpoint, source: str) -> None:
+    """Put back weights, optimizers, schedules and callbacks of a checkpoint, but go on with the data that come next."""
+    state, stream = trainer.state, trainer.stream
+    place = state.epoch, state.batch_idx, state.epoch_ended
+    walk = stream.state_dict(), stream.iterator
+    restore(trainer, checkpoint, source)
+    state.epoch, state.batch_idx, state.epoch_ended = place
+    stream.load_state_dict(walk[0])
+    stream.iterator = walk[1]
+    trainer._rng_to_restore = None
+    trainer._call("on_load_checkpoint", checkpoint)
+    for tracker in trainer._trackers:
+        tracker.resume(trainer.global_step)
 
 
 def restore_rng(trainer: Trainer) -> None:

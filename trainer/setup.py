@@ -11,13 +11,14 @@ from accelerate.utils import DistributedType
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer import resume
+from trainer import non_finite, resume
 from trainer.accelerator import parse_duration
 from trainer.data import BatchStream, StreamLoader, plan_loader
 from trainer.optimization import Clipping, OptimizerUnit, match_by_name
 from trainer.random_state import mix
 from trainer.schedule import Lengths, lengths_in_epochs, total_updates, updates_per_epoch, warmup_updates
 from trainer.state import Every
+from trainer.tolerant import TolerantTracker
 from trainer.trackers import JsonlTracker
 from utils.errors import UserError
 
@@ -36,6 +37,7 @@ _COUNTS = (
     "limit_test_batches",
     "limit_predict_batches",
     "overfit_batches",
+    "hang_timeout",
 )
 
 
@@ -51,6 +53,9 @@ def check_options(trainer: Trainer) -> None:
             raise UserError(f"trainer.{name}: must be at least 1, got {value}")
     if trainer.lr_scheduler_interval not in ("step", "epoch"):
         raise UserError(f"trainer.lr_scheduler_interval: must be step or epoch, got {trainer.lr_scheduler_interval!r}")
+    if trainer.on_non_finite not in non_finite.POLICIES:
+        known = ", ".join(non_finite.POLICIES)
+        raise UserError(f"trainer.on_non_finite: must be one of {known}, got {trainer.on_non_finite!r}")
     if trainer.fast_dev_run:
         n = int(trainer.fast_dev_run)
         trainer.epochs = trainer.log_every_n_steps = 1
@@ -95,6 +100,7 @@ def set_up(trainer: Trainer) -> None:
     _set_up_schedules(trainer)
     _set_up_trackers(trainer)
     resume.resume(trainer)
+    trainer.guard = non_finite.FiniteGuard(trainer)
     limit = parse_duration(trainer.max_time)
     trainer._deadline = None if limit is None else time.monotonic() + limit
 
@@ -230,7 +236,8 @@ def _set_up_trackers(trainer: Trainer) -> None:
         return
     exp_dir = trainer.exp_dir
     exp_dir.mkdir(parents=True, exist_ok=True)
-    trainer._trackers = [make(exp_dir=exp_dir) for make in (JsonlTracker, *named(trainer.trackers).values())]
+    others = [TolerantTracker(make, exp_dir, name) for name, make in named(trainer.trackers).items()]
+    trainer._trackers = [JsonlTracker(exp_dir), *others]
     if trainer.hyperparameters is not None:
         for tracker in trainer._trackers:
             tracker.log_hyperparameters(trainer.hyperparameters)

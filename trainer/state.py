@@ -17,6 +17,7 @@ class TrainState:
     batch_idx: int = 0
     epoch_ended: bool = False
     last_validated_step: int = -1
+    num_non_finite: int = 0  # updates skipped, or rolled back from
 
     def begin_epoch(self) -> None:
         """Enter the epoch: the one that was interrupted, or the next one where the last came to its end."""

@@ -120,7 +120,7 @@ class WandbTracker:
             import wandb
         except ImportError:
             raise UserError(
-                'tracker.wandb: the package is missing, install it with pip install "ostinato[wandb]"'
+                'tracker.wandb: the package is missing, install it with pip install -e ".[wandb]"'
             ) from None
         id_file = exp_dir / "wandb_id.txt"
         if not id_file.exists():

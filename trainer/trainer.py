@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -14,13 +13,16 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from trainer import checkpoint as checkpoints
 from trainer import evaluation, resume, setup
 from trainer.accelerator import make_accelerator, set_determinism
 from trainer.data import BatchStream
 from trainer.hooks import Hooks, resolve_hooks
+from trainer.interruption import Agreement, Interruption, leave
 from trainer.metrics import Meters
+from trainer.non_finite import FiniteGuard
 from trainer.optimization import OptimizerUnit
+from trainer.protection import protected
+from trainer.saving import After, CheckpointWriter
 from trainer.state import Every, TrainState
 from trainer.step import MetricValue, StepOutput
 from utils.errors import UserError
@@ -48,6 +50,10 @@ class Trainer(Hooks):
         deterministic: True, or "warn" where a kernel has no deterministic form.
         resume_from_checkpoint: a folder, a name under `exp_dir/checkpoints`, or "latest".
         auto_resume: resume from the latest checkpoint of `exp_dir` if there is one.
+        on_non_finite: "raise", "skip" or "rollback" where a loss or gradient is not finite; see `trainer.non_finite`.
+        max_non_finite: how often a run may skip or roll back.
+        stop_signals: these end the run at the next update, its state saved; exit code 128 + number.
+        hang_timeout: seconds without a finished batch until all stacks are written and the run ends; None: never.
     """
 
     model: nn.Module
@@ -103,6 +109,11 @@ class Trainer(Hooks):
     resume_from_checkpoint: str | Path | None = None
     auto_resume: bool = False
 
+    on_non_finite: str = "raise"
+    max_non_finite: int = 10
+    stop_signals: Sequence[str] = ("SIGTERM", "SIGINT", "SIGUSR1")
+    hang_timeout: float | None = 3600.0
+
     def __post_init__(self) -> None:
         setup.check_options(self)
         set_determinism(self.deterministic)
@@ -117,8 +128,16 @@ class Trainer(Hooks):
         self.should_stop = False  # set by anyone; all ranks heed it together
         self.dataloader_name: str | None = None  # of the loader being evaluated, where they have names
         self.is_alone: bool = self.accelerator.num_processes == 1
+        self.batch: Any = None  # in work, for whoever explains an error
+        self.num_evaluated = 0  # batches, in all evaluations: a sign of life
+        self.last_saved_step = -1
+        self.last_logged_step = 0
+        self.interruption = Interruption(self.stop_signals)
+        self._agreement = Agreement(self.device, self.is_alone)
+        self._writer = CheckpointWriter(self.accelerator)
         # Known once `fit` has set up:
         self.stream: BatchStream
+        self.guard: FiniteGuard
         self.units: dict[str, OptimizerUnit] = {}
         self.updates_per_epoch: int | None = None
         self.total_steps: int | None = None
@@ -130,7 +149,6 @@ class Trainer(Hooks):
         self._rng_to_restore: dict[str, Any] | None = None
         self._alternates = self._is_ddp = self._on_device = self._stop_agreed = False
         self._checked_unused = self.find_unused_parameters
-        self._last_logged_step = 0
         self._meters, self._prefix = Meters(self.device, self.accelerator.num_processes), "train/"
         self._hooks = resolve_hooks(self, self.callbacks.values())
 
@@ -182,20 +200,24 @@ class Trainer(Hooks):
     def fit(self) -> None:
         """Train until `epochs`, `max_steps`, `max_time` or an early stop, whichever comes first."""
         try:
-            setup.set_up(self)
-            if not self._resumed_from:
-                self._check_sanity()
-            self._call("on_train_start")
-            resume.restore_rng(self)
-            while not self.is_finished():
-                self._train_epoch()
-            self._call("on_train_end")
-            self._call("on_fit_end")
-            self.accelerator.wait_for_everyone()  # a rank that exits early takes its connections along
+            with protected(self):
+                setup.set_up(self)
+                if not self._resumed_from:
+                    self._check_sanity()
+                self._call("on_train_start")
+                resume.restore_rng(self)
+                while not self.is_finished():
+                    self._train_epoch()
+                self._call("on_train_end")
+                self._call("on_fit_end")
+                self.finish_saving()
+                self.accelerator.wait_for_everyone()  # a rank that exits early takes its connections along
         except BaseException as error:
             self._call("on_exception", error)
             raise
         finally:
+            self.batch = None
+            self._writer.close()
             for tracker in self._trackers:
                 tracker.close()
 
@@ -212,14 +234,26 @@ class Trainer(Hooks):
         setup.prepare_evaluation(self)
         return evaluation.predict(self, dataloader)
 
-    def save_checkpoint(self) -> Path:
-        """Write `exp_dir/checkpoints/step_...`, whole or not at all. Collective."""
+    def save_checkpoint(self, after: After | None = None, asynchronous: bool = False) -> Path:
+        """Write `exp_dir/checkpoints/step_...`, whole or not at all, or begin to. Collective.
+
+        Raises:
+            SaveError: on every rank, where one could not write; older checkpoints are as they were.
+            UserError: the weights are not finite, and `on_non_finite` is not "rollback".
+        """
+        self.finish_saving()  # what became of the last one is part of the state
+        if not self.guard.accepts_weights():  # gone back to a checkpoint, and that saved again
+            return self.checkpoint_dir / f"step_{self.global_step:08d}"
         checkpoint = resume.capture(self)
         self._call("on_save_checkpoint", checkpoint)
-        accelerator = self.accelerator
-        return checkpoints.save(
-            checkpoint, self.checkpoint_dir, rank=accelerator.process_index, barrier=accelerator.wait_for_everyone
-        )
+        folder = self._writer.save(checkpoint, self.checkpoint_dir, after, asynchronous)
+        if not asynchronous:
+            self.last_saved_step = self.global_step
+        return folder
+
+    def finish_saving(self) -> None:
+        """Wait for an asynchronous save. Collective."""
+        self._writer.finish()
 
     @property
     def best(self) -> Any:
@@ -243,6 +277,7 @@ class Trainer(Hooks):
         for batch, is_last in self.stream.epoch(state.batch_idx):
             batch_idx = state.batch_idx
             is_update = is_last or (batch_idx + 1) % self.gradient_accumulation_steps == 0
+            self.batch = batch
             self._call("on_train_batch_start", batch, batch_idx)
             output = self._micro_step(batch, batch_idx, is_update)
             state.batch_idx += 1
@@ -261,6 +296,7 @@ class Trainer(Hooks):
                     output = output.without_weight()
                 else:
                     self._meters.add_output(output, "train/", unit.loss_name)
+                    self.guard.see(output, batch, batch_idx)
                 unit.backward(output, self._before_backward)
                 self._call("on_after_backward")
                 if is_update:
@@ -275,7 +311,7 @@ class Trainer(Hooks):
         grad_norm = unit.clip()
         if grad_norm is not None:
             self._meters.add(unit.grad_norm_name, grad_norm)
-        was_updated = unit.step()
+        was_updated = self.guard.allows(unit, grad_norm) and unit.step()
         self._call("on_before_zero_grad", unit.optimizer)
         unit.optimizer.zero_grad()
         if was_updated and self.lr_scheduler_interval == "step":
@@ -286,8 +322,8 @@ class Trainer(Hooks):
         state = self.state
         state.epoch_ended = epoch_ended
         is_log_step = state.global_step % self.log_every_n_steps == 0
-        if is_log_step or epoch_ended or self.is_alone:
-            self._agree_to_stop()
+        if is_log_step or epoch_ended or self._agreement.is_due(state.global_step):
+            self._agree_to_stop(heed_wishes=is_log_step or epoch_ended or self.is_alone)
         if is_log_step or self.is_finished():
             self._log_training()
         if self._val_every.is_due(state, self.updates_per_epoch) or self.is_finished():
@@ -298,6 +334,8 @@ class Trainer(Hooks):
                 for unit in self.units.values():
                     unit.step_scheduler()
         self._call("on_update_end")
+        if self.interruption.agreed and not self.is_finished():
+            leave(self)
 
     def is_finished(self) -> bool:
         """Whether the update just done was the last; the same answer on every rank."""
@@ -308,12 +346,15 @@ class Trainer(Hooks):
             return True
         return self._stop_agreed and state.global_step >= self.min_steps and state.epochs_completed >= self.min_epochs
 
-    def _agree_to_stop(self) -> None:
-        """Exchange what each rank alone knows, its clock and its wishes, so that all stop at the same update."""
-        wish = self.should_stop or (self._deadline is not None and time.monotonic() >= self._deadline)
-        if not self.is_alone:
-            wish = bool(self.accelerator.reduce(torch.tensor(float(wish), device=self.device)).item())
-        self._stop_agreed = wish
+    def _agree_to_stop(self, heed_wishes: bool = True) -> None:
+        """Exchange what each rank alone knows, its clock, signals and wishes, so that all stop at the same update.
+
+        Wishes count at logs and epochs' ends alone: a run must not depend on how often ranks find time to talk.
+        """
+        wish = self.should_stop if heed_wishes else self._stop_agreed
+        wish = wish or (self._deadline is not None and time.monotonic() >= self._deadline)
+        signal_number = self.interruption.received
+        self._stop_agreed, self.interruption.agreed = self._agreement.exchange(self.global_step, wish, signal_number)
 
     def _outputs(self, batch: Any, batch_idx: int) -> Iterator[tuple[OptimizerUnit, StepOutput]]:
         result = self.training_step(batch, batch_idx)
@@ -339,13 +380,9 @@ class Trainer(Hooks):
 
     def _log_training(self) -> None:
         metrics = self._meters.reduce()
-        for name, value in metrics.items():
-            if name.endswith("loss") and not math.isfinite(value):
-                raise UserError(
-                    f"{name} is {value} at update {self.global_step} (finite until {self._last_logged_step}): lower the"
-                    " learning rate, clip with trainer.max_grad_norm=1, or look with trainer.detect_anomaly=true"
-                )
-        self._last_logged_step = self.global_step
+        if not self.guard.accepts_metrics(metrics):
+            return
+        self.last_logged_step = self.global_step
         self._call("on_log", metrics)
         self._publish(metrics)
 
@@ -357,6 +394,8 @@ class Trainer(Hooks):
     def _validate(self) -> None:
         state = self.state
         if not self._val_dataloaders or state.last_validated_step == state.global_step:
+            return
+        if not self.guard.accepts_weights():
             return
         state.last_validated_step = state.global_step
         self._publish(evaluation.evaluate(self, "validation", self._val_dataloaders, self.limit_val_batches))

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from utils.errors import UserError
 from utils.io import write_json, write_text
 from utils.launch import process_state
+from utils.lock import hold
 
 # Packages whose version can change a result.
 _PACKAGES = (
@@ -94,8 +95,8 @@ def prepare_exp_dir(exp_dir: Path, config: DictConfig) -> None:
             f"exp_dir: {exp_dir} holds a run already; go on with it (auto_resume=true), "
             "choose another folder (exp_dir=...), or begin anew in it (overwrite=true)"
         )
+    hold(exp_dir)
     try:
-        exp_dir.mkdir(parents=True, exist_ok=True)
         probe = exp_dir / ".writable"
         probe.touch()
         probe.unlink()

@@ -19,6 +19,9 @@ from utils.trust import check_targets, instantiate_untrusted
 from utils.validate import check_or_raise
 
 
+_LARGEST_CONFIG = 4 * 2**20  # bytes
+
+
 @dataclass(frozen=True)
 class StoredRun:
     """`config` is what the run was built from; nothing of it is built or imported by reading it."""
@@ -68,7 +71,7 @@ def load_run(exp_dir: str | None) -> StoredRun:
         raise UserError(f"exp_dir: there is no folder {folder}")
     file = folder / "config.yaml"
     try:
-        config = OmegaConf.load(file)
+        config = OmegaConf.create(_read_modestly(file))
     except FileNotFoundError:
         raise UserError(f"exp_dir: {folder} holds no run, it has no config.yaml") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
@@ -76,6 +79,19 @@ def load_run(exp_dir: str | None) -> StoredRun:
     if not isinstance(config, DictConfig):
         raise UserError(f"exp_dir: {file} is no config")
     return StoredRun(folder, config)
+
+
+def _read_modestly(file: Path) -> str:
+    """The text of a config that we may have written: of a size we write, and without YAML's aliases.
+
+    A few lines of aliases of aliases unfold into more than a machine holds.
+    """
+    if file.stat().st_size > _LARGEST_CONFIG:
+        raise UserError(f"exp_dir: {file} is larger than any config ({file.stat().st_size} bytes)")
+    text = file.read_text()
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+        raise UserError(f"exp_dir: {file} uses YAML aliases, which no config of ours does")
+    return text
 
 
 def _newest(experiments: Path) -> Path:

@@ -33,13 +33,17 @@ class PullThePlug(Callback):
             raise Unplugged
 
 
-def make(exp_dir: Path, *more: Any, workers: int = 0, accumulation: int = 1, **options: Any) -> VectorTrainer:
+def make(
+    exp_dir: Path, *more: Any, workers: int = 0, accumulation: int = 1, asynchronous: bool = False, **options: Any
+) -> VectorTrainer:
     torch.manual_seed(0)
     model = nn.Sequential(linear(), nn.Dropout(0.2))
     callbacks = {
         "ema": ExponentialMovingAverage(0.9),
         "stop": EarlyStopping(patience=50),
-        "checkpoint": ModelCheckpoint(every_n_steps=2, keep_last=2, monitor="val/loss", keep_best=2),
+        "checkpoint": ModelCheckpoint(
+            every_n_steps=2, keep_last=2, monitor="val/loss", keep_best=2, asynchronous=asynchronous
+        ),
     } | {f"extra_{i}": callback for i, callback in enumerate(more)}
     schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.05)
     return VectorTrainer(

@@ -49,7 +49,11 @@ def together(tmp_path_factory) -> dict[str, Any]:
     tasks |= {"adversarial": ("adversarial", [2]), "one rank": ("stop_by_one_rank", [])}
     tasks |= {"whole": ("stop_and_resume", [str(folder / "whole"), 12])}
     tasks |= {f"part {n}": ("stop_and_resume", [str(folder / "parts"), n]) for n in (5, 12)}
+    tasks |= {f"behind {n}": ("stop_and_resume", [str(folder / "behind"), n, True]) for n in (5, 12)}
+    tasks |= {f"full {a}": ("disk_full_on_one_rank", [str(folder / f"full_{a}"), a]) for a in (False, True)}
     tasks |= {"thaw": ("freeze_and_thaw", []), "unused": ("unused", [])}
+    tasks |= {"signal": ("signal_to_one_rank", [str(folder / "signal")])}
+    tasks |= {p: ("non_finite_on_one_rank", [str(folder / p), p]) for p in ("raise", "skip", "rollback")}
     (folder / "tasks.json").write_text(json.dumps(tasks))
     done = torchrun(
         "-m",
@@ -104,8 +108,38 @@ def test_resume_on_two_processes_is_bit_identical(together):
     assert together["whole"]["updates"] == 12
 
 
+def test_resume_of_asynchronous_saves_on_two_processes_is_bit_identical(together):
+    assert together["behind 5"]["updates"] == 5
+    assert together["behind 12"] == together["whole"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_folder_that_one_rank_could_not_write_is_published_by_none(together, asynchronous):
+    result = together[f"full {asynchronous}"]
+    assert result["folders"] == ["last", "step_00000001", "step_00000004"]
+    assert result["last"] == [[1, 4], [1, 4]]
+
+
 def test_one_ranks_wish_to_stop_is_heeded_by_both_at_the_next_log(together):
     assert together["one rank"]["updates"] == 5
+
+
+def test_a_signal_to_one_rank_ends_both_at_the_same_update_and_saved(together):
+    """Within the seconds between two agreements, however far the next log is."""
+    result = together["signal"]
+    assert result["code"] == 138
+    assert 3 < result["updates"] < 600
+    assert result["saved"] == f"step_{result['updates']:08d}"
+
+
+def test_a_batch_that_is_not_finite_on_one_rank_is_decided_on_by_both(together):
+    assert all(together[policy]["same"] for policy in ("raise", "skip", "rollback"))
+    assert "not finite at update 4" in together["raise"]["error"]
+    skip, rollback = together["skip"], together["rollback"]
+    assert (skip["updates"], skip["count"], skip["finite"]) == (4, 1, True)
+    assert skip["files"] == ["step_00000002_batch_2_rank_1.pt"]
+    assert together["raise"]["files"] == rollback["files"] == ["step_00000004_batch_2_rank_1.pt"]
+    assert (rollback["updates"], rollback["count"], rollback["finite"]) == (2, 1, True)
 
 
 def test_frozen_parts_thaw_under_ddp(together):

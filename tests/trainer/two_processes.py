@@ -6,7 +6,10 @@ All tasks share one launch, which costs more than they do. With one process the 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from tests.trainer.tiny import SGD, VectorTrainer, linear, loader
 from tests.trainer.tiny_gan import gan
 from trainer import Callback, StepOutput
+from trainer import checkpoint as checkpoints
 from trainer.callbacks import Freeze, ModelCheckpoint
+from trainer.checkpoint import latest
+from trainer.interruption import Interrupted
 from utils.errors import UserError
 
 
@@ -93,15 +99,37 @@ def adversarial(world: int) -> dict[str, Any]:
     return {"weights": torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()}
 
 
-def stop_and_resume(directory: str, max_steps: int) -> dict[str, Any]:
+def stop_and_resume(directory: str, max_steps: int, asynchronous: bool = False) -> dict[str, Any]:
     model = nn.Sequential(linear(), nn.Dropout(0.2))
     trainer = VectorTrainer(
         model, loader(32, 4, noise=0.3, shuffle=True), partial(torch.optim.AdamW, lr=0.01), None, None, loader(8),
-        callbacks=[ModelCheckpoint(every_n_steps=1)], exp_dir=Path(directory), auto_resume=True,
-        max_steps=max_steps, epochs=3, seed=2,
+        callbacks=[ModelCheckpoint(every_n_steps=1, asynchronous=asynchronous)], exp_dir=Path(directory),
+        auto_resume=True, max_steps=max_steps, epochs=3, seed=2,
     )  # fmt: skip
     trainer.fit()
     return {"weight": model[0].weight.flatten().tolist(), "updates": trainer.global_step}
+
+
+def disk_full_on_one_rank(directory: str, asynchronous: bool) -> dict[str, Any]:
+    """Rank 1 can not write its file at updates 2 and 3."""
+    write = checkpoints.write_rank
+
+    def full(own: Any, partial_folder: Path, rank: int) -> None:
+        if rank == 1 and partial_folder.name in (".step_00000002.partial", ".step_00000003.partial"):
+            raise OSError(28, "No space left on device")
+        write(own, partial_folder, rank)
+
+    checkpoint = ModelCheckpoint(every_n_steps=1, keep_last=9, asynchronous=asynchronous)
+    trainer = VectorTrainer(linear(), loader(), SGD, exp_dir=Path(directory), callbacks=[checkpoint], max_steps=4)
+    checkpoints.write_rank = full
+    try:
+        trainer.fit()
+    finally:
+        checkpoints.write_rank = write
+    return {
+        "folders": sorted(path.name for path in trainer.checkpoint_dir.iterdir()),
+        "last": accelerate.utils.gather_object([checkpoint.state_dict()["last"]]),
+    }
 
 
 def stop_by_one_rank() -> dict[str, Any]:
@@ -112,6 +140,49 @@ def stop_by_one_rank() -> dict[str, Any]:
     trainer = VectorTrainer(linear(), loader(64, 2), SGD, epochs=9, callbacks=[OneWishes()], log_every_n_steps=5)
     trainer.fit()
     return {"updates": trainer.global_step}
+
+
+def signal_to_one_rank(directory: str) -> dict[str, Any]:
+    """At update 3, far from any log."""
+
+    class Hurt(Callback):
+        def on_train_batch_start(self, trainer, batch, batch_idx):
+            if trainer.accelerator.process_index == 1 and trainer.global_step == 3:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.01)  # some updates to each of the seconds between agreements
+
+    trainer = VectorTrainer(
+        linear(), loader(4096, 1), SGD, epochs=9, callbacks=[Hurt()], exp_dir=Path(directory), log_every_n_steps=10**6
+    )
+    try:
+        trainer.fit()
+    except Interrupted as stopped:
+        saved = latest(trainer.checkpoint_dir)
+        return {"code": stopped.code, "updates": trainer.global_step, "saved": saved and saved.name}
+    return {}
+
+
+def non_finite_on_one_rank(directory: str, policy: str) -> dict[str, Any]:
+    """Item 20 is not a number; rank 1 gets it in batch 2 of 4."""
+    data = loader(32, 4)
+    data.dataset.x[20] = float("nan")  # type: ignore[attr-defined]
+    model = linear()
+    trainer = VectorTrainer(
+        model, data, SGD, epochs=1, exp_dir=Path(directory), on_non_finite=policy, log_every_n_steps=4,
+        callbacks=[ModelCheckpoint(every_n_steps=2)],
+    )  # fmt: skip
+    error = ""
+    try:
+        trainer.fit()
+    except UserError as raised:
+        error = str(raised)
+    mine = torch.tensor([float(trainer.global_step), float(trainer.state.num_non_finite)])
+    return {
+        "same": bool((trainer.accelerator.gather(mine).view(2, -1).diff(dim=0) == 0).all()),
+        "updates": trainer.global_step, "count": trainer.state.num_non_finite, "error": error,
+        "finite": bool(model.weight.isfinite().all()),
+        "files": sorted(path.name for path in Path(directory, "bad_batches").glob("*.pt")),
+    }  # fmt: skip
 
 
 def freeze_and_thaw() -> dict[str, Any]:

@@ -59,7 +59,7 @@ def test_a_run_to_go_on_with_is_left_as_it_is(tmp_path, remedy):
 def test_overwrite_clears_the_run_and_keeps_other_files(tmp_path):
     occupy(tmp_path)
     prepare_exp_dir(tmp_path, settings(overwrite=True))
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "notes.md"]
 
 
 def test_a_folder_without_checkpoints_is_free(tmp_path):

@@ -134,6 +134,21 @@ def test_folders_without_a_run_are_named(tmp_path, monkeypatch):
         load_run(".")
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "uses YAML aliases"),
+        ("a: " + "x" * 5_000_000, "is larger than any config"),
+        ("a: !!python/object/apply:os.system [false]\n", "can not read"),
+        ("- 1\n", "is no config"),
+    ],
+)
+def test_a_config_that_would_unfold_or_run_something_is_refused(tmp_path, text, sentence):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        load_run(str(tmp_path))
+
+
 def test_without_a_name_the_newest_run_is_taken(tmp_path, monkeypatch):
     import os
 

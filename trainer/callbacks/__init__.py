@@ -9,6 +9,7 @@ from trainer.callbacks.freeze import Freeze
 from trainer.callbacks.lr_monitor import LearningRateMonitor
 from trainer.callbacks.profiler import Profiler
 from trainer.callbacks.progress import ProgressBar
+from trainer.callbacks.running_average import RunningAverage
 from trainer.callbacks.summary import ModelSummary
 from trainer.callbacks.throughput import Throughput
 
@@ -23,5 +24,6 @@ __all__ = [
     "ModelSummary",
     "Profiler",
     "ProgressBar",
+    "RunningAverage",
     "Throughput",
 ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trainer.callbacks.base import Callback
+from trainer.describe import describe, ids
 
 if TYPE_CHECKING:
     from trainer.step import StepOutput
@@ -35,7 +35,7 @@ class Diagnostics(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, output: StepOutput, batch: Any, batch_idx: int) -> None:
         if output.loss is not None:
-            self._losses.append((batch_idx, _ids(batch), output.loss.detach()))
+            self._losses.append((batch_idx, ids(batch), output.loss.detach()))
         self._batch = None
 
     def on_log(self, trainer: Trainer, metrics: dict[str, float]) -> None:
@@ -56,19 +56,3 @@ class Diagnostics(Callback):
         if trainer.exp_dir is not None:
             path = trainer.exp_dir / f"failed_batch_rank{trainer.accelerator.process_index}.json"
             path.write_text(json.dumps(report, indent=1))
-
-
-def describe(batch: Any) -> dict[str, Any]:
-    """Keys, shapes and ids of a batch."""
-    fields = batch if isinstance(batch, Mapping) else {"batch": batch}
-    shapes = {
-        name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-        for name, value in fields.items()
-        if isinstance(value, torch.Tensor)
-    }
-    return {"ids": _ids(batch), "shapes": shapes, "other_keys": [name for name in fields if name not in shapes]}
-
-
-def _ids(batch: Any) -> list[str]:
-    ids = batch.get("id", ()) if isinstance(batch, Mapping) else ()
-    return [str(i) for i in ids]

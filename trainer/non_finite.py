@@ -1,0 +1,223 @@
+"""What becomes of a loss, a gradient or a weight that is not finite: `trainer.on_non_finite`.
+
+raise     The run ends at the next log, validation or save. Nothing waits for the device in between, and no checkpoint
+          with such weights is ever written.
+skip      The update is left out, on all ranks, and leaves no trace in weights, optimizer, schedule, buffers, meters.
+          Asked before every update, which waits for the device once: only this policy pays for that.
+rollback  Noticed like `raise`; then the last checkpoint is loaded and training goes on with the data that come next.
+
+The batch is written to `exp_dir/bad_batches`, and `trainer.max_non_finite` bounds how often a run may be saved so.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trainer import checkpoint as checkpoints
+from trainer import resume
+from trainer.describe import describe, ids, storable
+from trainer.optimization import OptimizerUnit
+from trainer.step import StepOutput
+from utils.errors import UserError
+from utils.io import write_json
+
+if TYPE_CHECKING:
+    from trainer.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+POLICIES = ("raise", "skip", "rollback")
+_REMEMBERED = 4096  # micro-steps between two checks whose losses can be looked up
+_ADVICE = "lower the learning rate, clip with trainer.max_grad_norm=1, or look with trainer.detect_anomaly=true"
+
+
+@dataclass(slots=True)
+class _MicroStep:
+    batch_idx: int
+    place: tuple[int, int]  # pass and cursor, to read the batch again
+    loss: Tensor
+    batch: Any = None
+
+
+class FiniteGuard:
+    """Applies the policy of a run. Made when the run is set up, as it remembers the state to go back to."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer, self._policy = trainer, trainer.on_non_finite
+        self._skips = trainer.on_non_finite == "skip"
+        self._has_scaler = trainer.accelerator.scaler is not None  # it skips overflows by itself
+        self._seen: deque[_MicroStep] = deque(maxlen=_REMEMBERED)
+        self._buffers = list(trainer.unwrapped_model.buffers())
+        self._remember()
+
+    # ---------------------------------------------------------------------------------------------- in the hot path
+
+    def see(self, output: StepOutput, batch: Any, batch_idx: int) -> None:
+        """Note a micro-step; the loss stays on the device."""
+        assert output.loss is not None, "a training step must return a loss"
+        stream = self._trainer.stream
+        place = stream.number, stream.cursor - 1
+        self._seen.append(_MicroStep(batch_idx, place, output.loss.detach(), batch if self._skips else None))
+
+    def allows(self, unit: OptimizerUnit, grad_norm: Tensor | None) -> bool:
+        """Whether the update may be done. Collective, and waits for the device, under the policy `skip` alone."""
+        if not self._skips:
+            return True
+        losses_are_finite, gradient_is_finite = self._look(unit, grad_norm)
+        if losses_are_finite and gradient_is_finite:
+            self._remember()
+            return True
+        self._count()
+        self._report("update skipped", list(self._seen) if losses_are_finite else self._bad_micro_steps())
+        self._restore()
+        return False
+
+    # ------------------------------------------------------------------------------------- at log, validation and save
+
+    def accepts_metrics(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the losses and gradient norms about to be logged are finite; else raises, or rolls back: False."""
+        bad = next((name for name, value in metrics.items() if not math.isfinite(value) and self._matters(name)), None)
+        if bad is not None:
+            return self._give_up(f"{bad} is {metrics[bad]}")
+        self._remember()
+        return True
+
+    def accepts_weights(self) -> bool:
+        """Whether the weights are finite on all ranks; else raises, or rolls back: False. Collective."""
+        if self._are_weights_finite():
+            return True
+        return self._give_up("a weight is not finite")
+
+    # ------------------------------------------------------------------------------------------------------ internals
+
+    def _matters(self, name: str) -> bool:
+        return name.endswith("loss") or (name.endswith("grad_norm") and not self._has_scaler)
+
+    def _look(self, unit: OptimizerUnit, grad_norm: Tensor | None) -> list[bool]:
+        losses = torch.stack([torch.isfinite(step.loss).all() for step in self._seen]).all()
+        if self._has_scaler:
+            gradient = torch.ones_like(losses)
+        else:
+            gradient = torch.isfinite(unit.gradient_norm() if grad_norm is None else grad_norm)
+        return self._agree(losses, gradient)
+
+    @torch.no_grad()
+    def _are_weights_finite(self) -> bool:
+        model = self._trainer.unwrapped_model
+        weights = [local(p) for p in model.parameters() if p.is_floating_point() and p.numel()]
+        # The extremes show what is not finite, and cost a CPU a tenth of an infinity norm.
+        extremes = [torch.stack(torch.aminmax(weight)) for weight in weights]
+        checks = [torch.isfinite(torch.stack(extremes)).all()] if extremes else []
+        # A mask may well hold -inf, but nothing is meant to be not-a-number.
+        checks += [~torch.isnan(local(b)).any() for b in self._buffers if b.is_floating_point() and b.numel()]
+        return not checks or self._agree(torch.stack(checks).all())[0]
+
+    def _agree(self, *are_finite: Tensor) -> list[bool]:
+        """Each answer, true only where it is on all ranks. Collective; waits for the device."""
+        told = torch.stack(are_finite)
+        if not self._trainer.is_alone:
+            told = told.float()
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MIN)
+        return [bool(answer) for answer in told.tolist()]
+
+    def _remember(self) -> None:
+        self._seen.clear()
+        if self._skips:
+            self._meters = self._trainer._meters.state_dict()
+            self._copies = [buffer.detach().clone() for buffer in self._buffers]
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        self._seen.clear()
+        self._trainer._meters.load_state_dict(self._meters)
+        for buffer, copy in zip(self._buffers, self._copies):
+            buffer.copy_(copy)
+        self._remember()
+
+    def _give_up(self, what: str) -> bool:
+        trainer = self._trainer
+        since = trainer.last_logged_step
+        told = f"{what} at update {trainer.global_step} (finite until {since})"
+        self._report(told, self._first_bad())
+        self._seen.clear()
+        if self._policy != "rollback":
+            raise UserError(f"{told}: {_ADVICE}{self._pointer()}")
+        self._count()
+        self._roll_back(told)
+        return False
+
+    def _count(self) -> None:
+        trainer = self._trainer
+        trainer.state.num_non_finite += 1
+        if trainer.state.num_non_finite > trainer.max_non_finite:
+            self._report("one too many", self._bad_micro_steps()[:1])
+            raise UserError(
+                f"trainer.max_non_finite: update {trainer.global_step} is one more than the {trainer.max_non_finite} "
+                f"allowed with a loss or gradient that is not finite: {_ADVICE}{self._pointer()}"
+            )
+
+    def _roll_back(self, told: str) -> None:
+        trainer = self._trainer
+        count = trainer.state.num_non_finite
+        trainer.finish_saving()  # all ranks must see the same folders
+        folder = checkpoints.latest(trainer.checkpoint_dir) if trainer.exp_dir is not None else None
+        if folder is None:
+            raise UserError(f"{told}, and there is no checkpoint yet to go back to: {_ADVICE}{self._pointer()}")
+        checkpoint = checkpoints.load(folder, rank=trainer.accelerator.process_index)
+        resume.restore_behind(trainer, checkpoint, str(folder))
+        trainer.state.num_non_finite = count
+        if trainer.is_main_process:
+            logger.warning("%s: back to update %d, on with the data behind", told, trainer.global_step)
+        trainer.save_checkpoint()  # in place of the one loaded: a resume must not meet the same batches again
+
+    def _first_bad(self) -> list[_MicroStep]:
+        """The first bad micro-step of all ranks, where it is this one's: those behind it were spoilt by it. Collective."""
+        first = next((i for i, step in enumerate(self._seen) if not bool(torch.isfinite(step.loss).all())), _REMEMBERED)
+        if not self._trainer.is_alone:
+            told = torch.tensor(float(first), device=self._trainer.device)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MIN)
+            if first != int(told):
+                return []
+        return [self._seen[first]] if first < _REMEMBERED else []
+
+    def _bad_micro_steps(self) -> list[_MicroStep]:
+        return [step for step in self._seen if not bool(torch.isfinite(step.loss).all())]
+
+    def _report(self, reason: str, micro_steps: list[_MicroStep]) -> None:
+        """Name the batches of this rank, and write them where they can be looked into."""
+        trainer = self._trainer
+        for step in micro_steps:
+            batch = step.batch if self._skips else trainer.stream.read_again(*step.place)
+            if batch is None:  # a stream that can only be read once
+                continue
+            logger.warning(
+                "update %d: %s; epoch %d, batch %d, ids: %s",
+                trainer.global_step, reason, trainer.epoch, step.batch_idx, ", ".join(ids(batch)) or "none",
+            )  # fmt: skip
+            if trainer.exp_dir is None or trainer.fast_dev_run:
+                continue
+            folder = trainer.exp_dir / "bad_batches"
+            folder.mkdir(exist_ok=True)
+            rank = trainer.accelerator.process_index
+            stem = f"step_{trainer.global_step:08d}_batch_{step.batch_idx}_rank_{rank}"
+            torch.save(storable(batch), folder / f"{stem}.pt")
+            told = {"reason": reason, "loss": float(step.loss), "epoch": trainer.epoch, "batch_idx": step.batch_idx}
+            write_json(folder / f"{stem}.json", told | describe(batch))
+
+    def _pointer(self) -> str:
+        exp_dir = self._trainer.exp_dir
+        has_some = exp_dir is not None and (exp_dir / "bad_batches").is_dir()
+        return f"; the batch is in {exp_dir}/bad_batches" if has_some else ""
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
