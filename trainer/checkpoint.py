@@ -261,11 +261,16 @@ def load(folder: Path, *, rank: int = 0) -> Checkpoint:
     if problems := verify(folder):
         raise UserError(f"checkpoint {folder} is not whole: {'; '.join(problems)}")
     training = _read_state(folder / "training.pt")
-    rank_file = folder / f"rank_{rank}.pt"
-    own = _read_state(rank_file) if rank_file.is_file() else {}
+    own = load_rank(folder, rank)
     weights = {path.stem: read_weights(path) for path in sorted(folder.glob("*.safetensors"))}
     step = int(_read_manifest(folder)["global_step"])
     return Checkpoint(step, weights, training, own, read_frozen(folder / "model.safetensors"))
+
+
+def load_rank(folder: Path, rank: int) -> dict[str, Any]:
+    """What `rank` had for itself in a checkpoint that was found whole; empty for a rank that there was not."""
+    file = folder / f"rank_{rank}.pt"
+    return _read_state(file) if file.is_file() else {}
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -351,7 +356,13 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """`load_state_dict`, strict, with an error that a person can act on.
+    """`load_state_dict`, strict. Raises as `check_fit`."""
+    check_fit(model, tensors, source)
+    model.load_state_dict(dict(tensors))
+
+
+def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Whether `tensors` are the model's, with an error that a person can act on.
 
     Raises:
         UserError: names or shapes differ.
@@ -367,7 +378,6 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"{source} does not fit the model: {'; '.join(problems[:3])}{more}")
-    model.load_state_dict(dict(tensors))
 
 
 # ------------------------------------------------------------------------------------------------------------- command

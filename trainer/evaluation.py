@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import DistributedType
 
 from trainer.data import plan_loader
 from trainer.metrics import Meters
@@ -70,7 +69,7 @@ def _evaluating(trainer: Trainer, stage: str) -> Iterator[Meters]:
     modes = {module: module.training for module in trainer.unwrapped_model.modules()}
     before = trainer.model, trainer._meters, trainer._prefix
     trainer._meters, trainer._prefix = Meters(trainer.device, trainer.accelerator.num_processes), _PREFIXES[stage]
-    if trainer.accelerator.distributed_type != DistributedType.FSDP:
+    if not trainer.is_sharded:
         trainer.model = trainer.unwrapped_model  # DDP would broadcast buffers at every forward
     trainer.unwrapped_model.eval()
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from trainer.checkpoint import tensor_sha256
@@ -22,7 +21,7 @@ class FrozenParameters:
     """
 
     def __init__(self, trainer: Trainer) -> None:
-        if trainer.accelerator.distributed_type == DistributedType.FSDP:
+        if trainer.is_sharded:
             raise UserError("callbacks.checkpoint.only_trainable: does not go with FSDP, use DDP or set it to false")
         self._is_writer = trainer.is_main_process
         self._model = trainer.unwrapped_model

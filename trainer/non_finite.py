@@ -106,13 +106,15 @@ class FiniteGuard:
         if self._has_scaler:
             gradient = torch.ones_like(losses)
         else:
-            gradient = torch.isfinite(unit.gradient_norm() if grad_norm is None else grad_norm)
+            norm = unit.gradient_norm() if grad_norm is None else grad_norm
+            gradient = torch.isfinite(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # sharded: whole
         return self._agree(losses, gradient)
 
     @torch.no_grad()
     def _are_weights_finite(self) -> bool:
         model = self._trainer.unwrapped_model
-        weights = [local(p) for p in model.parameters() if p.is_floating_point() and p.numel()]
+        parts = [local(p) for p in model.parameters() if p.is_floating_point()]
+        weights = [part for part in parts if part.numel()]  # a rank may have no part of a small one
         # The extremes show what is not finite, and cost a CPU a tenth of an infinity norm.
         extremes = [torch.stack(torch.aminmax(weight)) for weight in weights]
         checks = [torch.isfinite(torch.stack(extremes)).all()] if extremes else []
@@ -147,6 +149,7 @@ class FiniteGuard:
         since = trainer.last_logged_step
         told = f"{what} at update {trainer.global_step} (finite until {since})"
         self._report(told, self._first_bad())
+        trainer.accelerator.wait_for_everyone()  # the file is there when a rank speaks of it
         self._seen.clear()
         if self._policy != "rollback":
             raise UserError(f"{told}: {_ADVICE}{self._pointer()}")
@@ -179,7 +182,7 @@ class FiniteGuard:
         trainer.save_checkpoint()  # in place of the one loaded: a resume must not meet the same batches again
 
     def _first_bad(self) -> list[_MicroStep]:
-        """The first bad micro-step of all ranks, where it is this one's: those behind it were spoilt by it. Collective."""
+        """The first bad micro-step of all ranks, where it is on this one; it spoilt those behind it. Collective."""
         first = next((i for i, step in enumerate(self._seen) if not bool(torch.isfinite(step.loss).all())), _REMEMBERED)
         if not self._trainer.is_alone:
             told = torch.tensor(float(first), device=self._trainer.device)

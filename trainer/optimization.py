@@ -38,13 +38,12 @@ class OptimizerUnit:
         self,
         name: str,
         optimizer: Any,
-        parameters: Sequence[nn.Parameter],
         accelerator: Accelerator,
         clipping: Clipping,
         num_micro_steps: int,
         one_of_several: bool,
     ) -> None:
-        self.parameters = parameters
+        self.parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
         self.scheduler: Any = None
         self._wants_metric = False
         self.loss_name = f"{name}_loss" if one_of_several else "loss"
@@ -83,13 +82,11 @@ class OptimizerUnit:
             torch.nn.utils.clip_grad_value_(self.parameters, self._clipping.max_value)
         if self._clipping.max_norm is None:
             return None
-        if self._accelerator.distributed_type == DistributedType.FSDP:
-            return self._accelerator.clip_grad_norm_(self.parameters, self._clipping.max_norm)
-        return torch.nn.utils.clip_grad_norm_(self.parameters, self._clipping.max_norm)
+        return _whole(torch.nn.utils.clip_grad_norm_(self.parameters, self._clipping.max_norm))
 
     def gradient_norm(self) -> Tensor:
         """The norm of all gradients, `[]`; they stay as they are."""
-        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        return _whole(torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None]))
 
     def step(self) -> bool:
         """Update the weights; False where a GradScaler skipped it."""
@@ -120,17 +117,18 @@ class OptimizerUnit:
         self.scheduler.step(metrics[monitor])
 
     @property
+    def torch_optimizer(self) -> Any:
+        """The optimizer itself, out of whatever accelerate puts around it."""
+        return self._wrapped.optimizer
+
+    @property
     def learning_rates(self) -> list[float]:
         return [float(group["lr"]) for group in self._wrapped.optimizer.param_groups]
 
-    def state_dict(self) -> dict[str, Any]:
-        state = {"optimizer": self._wrapped.optimizer.state_dict()}
-        return state if self.scheduler is None else state | {"scheduler": self.scheduler.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._wrapped.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None and "scheduler" in state:
-            self.scheduler.load_state_dict(state["scheduler"])
+def _whole(tensor: Tensor) -> Tensor:
+    """A tensor that ranks hold parts of, on each of them."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def match_by_name(given: Any, names: Sequence[str], what: str) -> dict[str, Any]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import DistributedType
-
 from trainer import checkpoint as checkpoints
+from trainer import sharded
 from trainer.checkpoint import Checkpoint
 from trainer.random_state import load_rng_state, rng_state
 from utils.errors import UserError
 
 if TYPE_CHECKING:
+    from trainer.optimization import OptimizerUnit
     from trainer.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -22,12 +23,11 @@ logger = logging.getLogger(__name__)
 def capture(trainer: Trainer) -> Checkpoint:
     """The whole state between two updates."""
     accelerator = trainer.accelerator
-    is_sharded = accelerator.distributed_type == DistributedType.FSDP
-    weights = accelerator.get_state_dict(trainer.model) if is_sharded else trainer.unwrapped_model.state_dict()
+    weights = sharded.model_state(trainer.model) if trainer.is_sharded else trainer.unwrapped_model.state_dict()
     training: dict[str, Any] = {
         "state": trainer.state.state_dict(),
         "stream": trainer.stream.state_dict(),
-        "units": {name: unit.state_dict() for name, unit in trainer.units.items()},
+        "units": {name: _unit_state(trainer, unit) for name, unit in trainer.units.items()},
         "callbacks": {name: callback.state_dict() for name, callback in trainer.callbacks.items()},
         "metrics": dict(trainer.metrics),
         "last_logged_step": trainer.last_logged_step,
@@ -40,6 +40,22 @@ def capture(trainer: Trainer) -> Checkpoint:
     return Checkpoint(trainer.state.global_step, {"model": weights}, training, own)
 
 
+def _unit_state(trainer: Trainer, unit: OptimizerUnit) -> dict[str, Any]:
+    state = {} if unit.scheduler is None else {"scheduler": unit.scheduler.state_dict()}
+    if trainer.is_sharded:
+        return state | {"optimizer": sharded.optimizer_state(trainer.model, unit.torch_optimizer)}
+    return state | {"optimizer": unit.torch_optimizer.state_dict()}
+
+
+def _load_unit_state(trainer: Trainer, unit: OptimizerUnit, state: Mapping[str, Any]) -> None:
+    if trainer.is_sharded:
+        sharded.load_optimizer_state(trainer.model, unit.torch_optimizer, state["optimizer"])
+    else:
+        unit.torch_optimizer.load_state_dict(state["optimizer"])
+    if unit.scheduler is not None and "scheduler" in state:
+        unit.scheduler.load_state_dict(state["scheduler"])
+
+
 def resume(trainer: Trainer) -> None:
     """Load the checkpoint that `resume_from_checkpoint` or `auto_resume` ask for, if they do."""
     _clean(trainer)
@@ -48,12 +64,25 @@ def resume(trainer: Trainer) -> None:
     if folder is None:
         return
     checkpoint = checkpoints.load(folder, rank=trainer.accelerator.process_index)
+    num_ranks = checkpoint.training["num_processes"]
+    if num_ranks != trainer.accelerator.num_processes:
+        checkpoint.rank["meters"] = _all_meters(folder, num_ranks) if trainer.is_main_process else {}
     restore(trainer, checkpoint, str(folder))
     trainer._call("on_load_checkpoint", checkpoint)
     for tracker in trainer._trackers:
         tracker.resume(trainer.global_step)
     if trainer.is_main_process:
         logger.info("resumed from %s: epoch %d, update %d", folder, trainer.epoch, trainer.global_step)
+
+
+def _all_meters(folder: Path, num_ranks: int) -> dict[str, Any]:
+    """The sums that all ranks of another topology had, for one of ours to count on."""
+    summed: dict[str, Any] = {}
+    for rank in range(num_ranks):
+        for name, (total, count) in checkpoints.load_rank(folder, rank).get("meters", {}).items():
+            before = summed.get(name, (0, 0))
+            summed[name] = (before[0] + total, before[1] + count)
+    return summed
 
 
 def _clean(trainer: Trainer) -> None:
@@ -79,11 +108,15 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, source: str) -> None:
     held = checkpoints.held_tensors(trainer.unwrapped_model, checkpoint.frozen, source)
     for tensors in checkpoint.weights.values():
         tensors.update(held)
-    checkpoints.load_tensors(trainer.unwrapped_model, checkpoint.weights["model"], source)
+    if trainer.is_sharded:
+        checkpoints.check_fit(trainer.unwrapped_model, checkpoint.weights["model"], source)
+        sharded.load_model_state(trainer.model, checkpoint.weights["model"])
+    else:
+        checkpoints.load_tensors(trainer.unwrapped_model, checkpoint.weights["model"], source)
     if set(training["units"]) != set(trainer.units):
         raise UserError(f"{source}: it has optimizers {sorted(training['units'])}, this run {sorted(trainer.units)}")
     for name, unit in trainer.units.items():
-        unit.load_state_dict(training["units"][name])
+        _load_unit_state(trainer, unit, training["units"][name])
     for name, callback in trainer.callbacks.items():
         if name in training["callbacks"]:
             callback.load_state_dict(training["callbacks"][name])

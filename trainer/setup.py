@@ -92,11 +92,10 @@ def set_up(trainer: Trainer) -> None:
         torch.manual_seed(mix(trainer.seed, trainer.accelerator.process_index) >> 1)
     _set_up_data(trainer)
     _set_up_model(trainer)
-    modules = _modules(trainer)
-    groups = {name: trainer.parameters_to_optimize(module) for name, module in modules.items()}
+    optimizers = _make_optimizers(trainer)
     trainer._call("on_fit_start")
-    wrap_model(trainer)
-    _set_up_optimizers(trainer, groups)
+    _wrap(trainer, optimizers)
+    _set_up_units(trainer, optimizers)
     _set_up_schedules(trainer)
     _set_up_trackers(trainer)
     resume.resume(trainer)
@@ -109,7 +108,7 @@ def prepare_evaluation(trainer: Trainer) -> None:
     """The model on its device, in the precision of the run, without a training around it."""
     if not trainer._on_device:
         trainer.unwrapped_model = trainer.model
-        trainer.model = _prepared(trainer, evaluation_mode=True)
+        trainer.model = _prepared(trainer, trainer.model, evaluation_mode=True)
         trainer._on_device = True
 
 
@@ -168,23 +167,49 @@ def _modules(trainer: Trainer) -> dict[str, nn.Module]:
     return modules
 
 
-def wrap_model(trainer: Trainer) -> None:
-    """Put the model on its device and make it distributed; again where what is trainable has changed."""
-    accelerator, model = trainer.accelerator, trainer.unwrapped_model
-    several = isinstance(trainer.optimizer, Mapping)
-    distributed = accelerator.num_processes > 1
-    if several and accelerator.distributed_type == DistributedType.FSDP:
+def _make_optimizers(trainer: Trainer) -> dict[str, Any]:
+    make = trainer.optimizer if isinstance(trainer.optimizer, Mapping) else {"model": trainer.optimizer}
+    trainer._alternates = isinstance(trainer.optimizer, Mapping)
+    optimizers = {}
+    for name, module in _modules(trainer).items():
+        given = list(trainer.parameters_to_optimize(module))
+        if not given:
+            raise UserError(f"optimizer: {name} has no parameter to train")
+        optimizers[name] = make[name](given)
+    return optimizers
+
+
+def _wrap(trainer: Trainer, optimizers: dict[str, Any]) -> None:
+    """Put the model on its device and make it distributed."""
+    if not trainer.is_sharded:
+        wrap_model(trainer)
+        return
+    if trainer._alternates:
         raise UserError("several optimizers do not go with FSDP: launch with DDP (configs/accelerate/8gpus.yaml)")
-    trainer.model = _prepared(trainer, evaluation_mode=several)
-    if several and distributed:
-        for tensor in (*model.parameters(), *model.buffers()):
-            torch.distributed.broadcast(tensor.detach(), src=0)
+    # Sharding makes other parameters of the model's: the optimizer must be given those.
+    trainer.model, optimizers["model"] = trainer.accelerator.prepare(trainer.model, optimizers["model"])
+    trainer.unwrapped_model = trainer.accelerator.unwrap_model(trainer.model)
+    trainer._on_device = True
+
+
+def wrap_model(trainer: Trainer) -> None:
+    """Put the model on its device, under DDP where there are several processes; again where what trains has changed."""
+    model = trainer.unwrapped_model
+    if trainer._alternates:  # each part is called by itself, and each optimizer averages its gradients
+        trainer.model = model.to(trainer.device)
+        for module in _modules(trainer).values():
+            _prepared(trainer, module, evaluation_mode=True)
+        if not trainer.is_alone:
+            for tensor in (*model.parameters(), *model.buffers()):
+                torch.distributed.broadcast(tensor.detach(), src=0)
+    else:
+        trainer.model = _prepared(trainer, model, evaluation_mode=False)
     trainer._is_ddp = isinstance(trainer.model, DistributedDataParallel)
     trainer._on_device = True
 
 
-def _prepared(trainer: Trainer, evaluation_mode: bool) -> nn.Module:
-    accelerator, model = trainer.accelerator, trainer.unwrapped_model
+def _prepared(trainer: Trainer, model: nn.Module, evaluation_mode: bool) -> nn.Module:
+    accelerator = trainer.accelerator
     if accelerator.distributed_type == DistributedType.NO and accelerator.mixed_precision == "no":
         return model.to(trainer.device)  # all there is to do, without the seconds that `prepare_model` spends importing
     return accelerator.prepare_model(model, evaluation_mode=evaluation_mode)
@@ -207,17 +232,11 @@ def check_unused_parameters(trainer: Trainer) -> None:
         )
 
 
-def _set_up_optimizers(trainer: Trainer, groups: Mapping[str, Any]) -> None:
-    make = trainer.optimizer if isinstance(trainer.optimizer, Mapping) else {"model": trainer.optimizer}
-    trainer._alternates = isinstance(trainer.optimizer, Mapping)
+def _set_up_units(trainer: Trainer, optimizers: Mapping[str, Any]) -> None:
     clipping = Clipping(trainer.max_grad_norm, trainer.max_grad_value)
-    for name, given in groups.items():
-        given = list(given)
-        parameters = [p for group in given for p in (group["params"] if isinstance(group, dict) else [group])]
-        if not parameters:
-            raise UserError(f"optimizer: {name} has no parameter to train")
+    for name, optimizer in optimizers.items():
         trainer.units[name] = OptimizerUnit(
-            name, make[name](given), parameters, trainer.accelerator, clipping, trainer.gradient_accumulation_steps,
+            name, optimizer, trainer.accelerator, clipping, trainer.gradient_accumulation_steps,
             one_of_several=trainer._alternates,
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
+from accelerate.utils import DistributedType, send_to_device
 from torch import Tensor, nn
 
 from trainer import evaluation, resume, setup
@@ -176,6 +176,11 @@ class Trainer(Hooks):
     def parameters_to_optimize(self, module: nn.Module) -> Any:
         """What an optimizer is given: parameters, or parameter groups."""
         return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether parameters are spread over ranks (FSDP)."""
+        return self.accelerator.distributed_type == DistributedType.FSDP
 
     @property
     def epoch(self) -> int:

@@ -1,4 +1,4 @@
-"""A small run with everything on, to be hurt from outside or inside: `python -m tests.trainer.faulty '{"exp_dir": ...}'`.
+"""A small run with everything on, to be hurt from outside or inside: `python -m tests.trainer.faulty OPTIONS_AS_JSON`.
 
 Augmentation, dropout, EMA, schedule, early stopping, best-k, validation; 24 updates in 3 epochs where nothing happens.
 """
@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader, get_worker_info
 from tests.trainer.tiny import Vectors, VectorTrainer, linear, loader
 from trainer import Callback
 from trainer.callbacks import EarlyStopping, ExponentialMovingAverage, ModelCheckpoint
-from utils.logging import set_up_logging
 from utils.errors import UserError
+from utils.logging import set_up_logging
 
 
 class DyingVectors(Vectors):

@@ -65,7 +65,7 @@ def wait_for_updates(exp_dir: Path, step: int, process: subprocess.Popen[str]) -
     pytest.fail(f"update {step} was never logged: {process.communicate()[1]}")
 
 
-# --------------------------------------------------------------------------------------------------------------- signals
+# -------------------------------------------------------------------------------------------------------------- signals
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_signals_that_can_not_be_caught_are_refused(tmp_path):
         make(tmp_path, stop_signals=["TERM"])
 
 
-# ------------------------------------------------------------------------------------------------------- one of two ranks
+# ----------------------------------------------------------------------------------------------------- one of two ranks
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_a_killed_rank_is_restarted_by_torchrun_and_the_job_ends_as_if_undisturb
     assert_same(tmp_path / "whole", tmp_path / "run")
 
 
-# ---------------------------------------------------------------------------------------------------------------- workers
+# -------------------------------------------------------------------------------------------------------------- workers
 
 
 @pytest.mark.slow

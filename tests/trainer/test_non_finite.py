@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -52,7 +53,7 @@ def bad_batches(exp_dir) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted((exp_dir / "bad_batches").glob("*.json"))]
 
 
-# ----------------------------------------------------------------------------------------------------------------- raise
+# ---------------------------------------------------------------------------------------------------------------- raise
 
 
 def test_raise_ends_at_the_log_names_the_batch_and_keeps_it(tmp_path):
@@ -104,10 +105,10 @@ def test_only_skip_waits_for_the_device_between_two_logs(tmp_path, monkeypatch, 
     data = torch.utils.data.DataLoader(Vectors(32), batch_size=4)
     VectorTrainer(linear(), data, SGD, epochs=1, log_every_n_steps=100, max_grad_norm=1.0, on_non_finite=policy,
                   callbacks=[Note()]).fit()  # fmt: skip
-    assert [after - before for before, after in zip(at_update, at_update[1:])] == [waits] * 7
+    assert [after - before for before, after in pairwise(at_update)] == [waits] * 7
 
 
-# ------------------------------------------------------------------------------------------------------------------ skip
+# ----------------------------------------------------------------------------------------------------------------- skip
 
 
 @pytest.mark.parametrize(("kind", "value"), [(VectorTrainer, math.nan), (MeanTrainer, math.inf)])
@@ -162,7 +163,7 @@ def test_the_count_survives_a_resume(tmp_path):
         again.fit()
 
 
-# -------------------------------------------------------------------------------------------------------------- rollback
+# ------------------------------------------------------------------------------------------------------------- rollback
 
 
 def test_rollback_goes_back_to_the_checkpoint_and_on_with_the_data_behind(tmp_path):

@@ -54,6 +54,9 @@ def together(tmp_path_factory) -> dict[str, Any]:
     tasks |= {"thaw": ("freeze_and_thaw", []), "unused": ("unused", [])}
     tasks |= {"signal": ("signal_to_one_rank", [str(folder / "signal")])}
     tasks |= {p: ("non_finite_on_one_rank", [str(folder / p), p]) for p in ("raise", "skip", "rollback")}
+    two_processes.elastic(str(folder / "one to two"), 1, 7)
+    tasks["one to two"] = ("elastic", [str(folder / "one to two"), 2, -1])
+    tasks["two to one"] = ("elastic", [str(folder / "two to one"), 2, 7])
     (folder / "tasks.json").write_text(json.dumps(tasks))
     done = torchrun(
         "-m",
@@ -65,7 +68,7 @@ def together(tmp_path_factory) -> dict[str, Any]:
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     results = json.loads((folder / "out.json").read_text())
     assert results["num_processes"] == 2
-    return results
+    return results | {"folder": folder}
 
 
 @pytest.mark.parametrize("num_items", CLIPS)
@@ -120,6 +123,17 @@ def test_a_folder_that_one_rank_could_not_write_is_published_by_none(together, a
     assert result["last"] == [[1, 4], [1, 4]]
 
 
+@pytest.mark.parametrize("way", ["two to one", "one to two"])
+def test_a_checkpoint_goes_on_with_another_number_of_processes(together, way):
+    whole = two_processes.elastic(str(together["folder"] / f"whole {way}"), 1, -1)
+    folder = str(together["folder"] / way)
+    resumed = together["one to two"] if way == "one to two" else two_processes.elastic(folder, 1, -1)
+    assert resumed["updates"] == whole["updates"] == 20
+    assert resumed["weight"] == pytest.approx(whole["weight"], abs=1e-12)
+    assert [step for step, _ in resumed["losses"]] == [step for step, _ in whole["losses"]]
+    assert [loss for _, loss in resumed["losses"]] == pytest.approx([loss for _, loss in whole["losses"]], abs=1e-12)
+
+
 def test_one_ranks_wish_to_stop_is_heeded_by_both_at_the_next_log(together):
     assert together["one rank"]["updates"] == 5
 
@@ -134,7 +148,7 @@ def test_a_signal_to_one_rank_ends_both_at_the_same_update_and_saved(together):
 
 def test_a_batch_that_is_not_finite_on_one_rank_is_decided_on_by_both(together):
     assert all(together[policy]["same"] for policy in ("raise", "skip", "rollback"))
-    assert "not finite at update 4" in together["raise"]["error"]
+    assert "train/loss is nan at update 4" in together["raise"]["error"]
     skip, rollback = together["skip"], together["rollback"]
     assert (skip["updates"], skip["count"], skip["finite"]) == (4, 1, True)
     assert skip["files"] == ["step_00000002_batch_2_rank_1.pt"]

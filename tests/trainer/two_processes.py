@@ -5,6 +5,7 @@ All tasks share one launch, which costs more than they do. With one process the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -108,6 +109,30 @@ def stop_and_resume(directory: str, max_steps: int, asynchronous: bool = False) 
     )  # fmt: skip
     trainer.fit()
     return {"weight": model[0].weight.flatten().tolist(), "updates": trainer.global_step}
+
+
+class Unplug(Callback):
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_start(self, trainer, batch, batch_idx):
+        if trainer.global_step == self.at:
+            raise KeyboardInterrupt
+
+
+def elastic(directory: str, world: int, unplug_at: int) -> dict[str, Any]:
+    """8 samples to an update on any number of processes; augmented, without dropout."""
+    model = linear()
+    trainer = VectorTrainer(
+        model, loader(64, 4, noise=0.3, shuffle=True), partial(torch.optim.AdamW, lr=0.01), None, None, loader(8),
+        callbacks=[ModelCheckpoint(every_n_steps=1), Unplug(unplug_at)], exp_dir=Path(directory), auto_resume=True,
+        epochs=3, seed=2, max_steps=20, gradient_accumulation_steps=2 // world, log_every_n_steps=4,
+    )  # fmt: skip
+    with contextlib.suppress(KeyboardInterrupt):
+        trainer.fit()
+    lines = [json.loads(line) for line in (Path(directory) / "metrics.jsonl").read_text().splitlines()]
+    losses = [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
+    return {"weight": model.weight.flatten().tolist(), "updates": trainer.global_step, "losses": losses}
 
 
 def disk_full_on_one_rank(directory: str, asynchronous: bool) -> dict[str, Any]:

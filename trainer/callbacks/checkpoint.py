@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import DistributedType
-
 from trainer import checkpoint as checkpoints
 from trainer.callbacks.base import Callback
 from trainer.callbacks.monitor import Monitor
@@ -81,7 +79,7 @@ class ModelCheckpoint(Callback):
         return Best(self._monitor.metric, value, step)
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        if self._asynchronous and trainer.accelerator.distributed_type == DistributedType.FSDP:
+        if self._asynchronous and trainer.is_sharded:
             raise UserError("callbacks.checkpoint.asynchronous: sharded state can not be copied, set it to false")
         if self._only_trainable:
             self._frozen = FrozenParameters(trainer)

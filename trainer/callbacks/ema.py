@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.callbacks.base import Callback
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
@@ -31,6 +32,10 @@ class ExponentialMovingAverage(Callback):
         self._average: dict[str, Tensor] = {}
         self._live: dict[str, Tensor] = {}
         self._is_swapped = False
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        if trainer.is_sharded:
+            raise UserError("callbacks.ema: does not go with FSDP, use DDP or set it to null")
 
     def on_train_start(self, trainer: Trainer) -> None:
         self._live = saved_tensors(trainer.unwrapped_model)

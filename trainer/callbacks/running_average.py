@@ -10,6 +10,7 @@ from torch import Tensor
 from trainer.averaging import COUNT, SUMS
 from trainer.callbacks.base import Callback
 from trainer.callbacks.ema import saved_tensors
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.checkpoint import Checkpoint
@@ -32,6 +33,10 @@ class RunningAverage(Callback):
         self._num_summed = 0
         self._live: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        if trainer.is_sharded:
+            raise UserError("callbacks.running_average: does not go with FSDP, use DDP or set it to null")
 
     def on_train_start(self, trainer: Trainer) -> None:
         self._live = _floating(trainer)
