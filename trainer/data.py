@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -226,7 +227,12 @@ class PlannedLoader:
             yield keys[0] if self._unbatched else keys
 
     def _keys_at(self, position: int) -> list[tuple[Any, int]]:
-        return [(index, mix(self._seed, self._number, index)) for index in self._indices(position)]
+        keys = []
+        for place, index in enumerate(self._indices(position)):
+            # A sampler may hand out whole cuts instead of numbers: those go by their place in the plan.
+            number = int(index) if isinstance(index, Integral) else mix(position * self._world_size + self._rank, place)
+            keys.append((index, mix(self._seed, self._number, number)))
+        return keys
 
 
 class StreamLoader:

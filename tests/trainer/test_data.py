@@ -110,6 +110,37 @@ def test_a_batch_sampler_of_ones_own_is_the_plan():
     assert [[item[0] for item in batch] for batch in walk(planned, 4)] == [[4, 0], [4, 1], [4, 2]]
 
 
+def test_a_sampler_that_hands_out_cuts_is_planned_sharded_and_keyed():
+    """As Lhotse's samplers do: whole batches of cuts, and a dataset that makes one batch of them."""
+
+    class Cuts(Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, cuts):
+            return cuts, torch.rand(()).item()
+
+    class CutSampler(torch.utils.data.Sampler):
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+        def __iter__(self):
+            return iter([[f"cut{self.epoch}{i}a", f"cut{self.epoch}{i}b"] for i in range(4)])
+
+        def __len__(self):
+            return 4
+
+    def make(rank=0, world_size=1):
+        loader = DataLoader(Cuts(), batch_size=None, sampler=CutSampler())
+        return PlannedLoader(loader, seed=0, rank=rank, world_size=world_size)
+
+    alone = walk(make(), 3)
+    assert [cuts[0] for cuts, _ in alone] == ["cut30a", "cut31a", "cut32a", "cut33a"]
+    assert len({draw for _, draw in alone}) == 4
+    assert walk(make(), 3, cursor=2) == alone[2:]
+    assert [batch for together in zip(walk(make(0, 2), 3), walk(make(1, 2), 3)) for batch in together] == alone
+
+
 def test_an_empty_dataset_is_refused():
     with pytest.raises(UserError, match="yields no batches: its dataset has 2 items"):
         plan_loader(draws(2, 4, drop_last=True), seed=0)
