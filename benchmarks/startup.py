@@ -39,7 +39,8 @@ def commands(exp_dir: str) -> dict[str, list[str]]:
             sys.executable, "-c", f"{IMPORTS}; {step}",
         ],
         "train.py to its first update": [
-            sys.executable, "train.py", "experiment=tagging/debug", f"exp_dir={exp_dir}", "overwrite=true", first_update,
+            sys.executable, "train.py", "experiment=tagging/debug", f"exp_dir={exp_dir}", "overwrite=true",
+            first_update,
         ],
     }  # fmt: skip
 

@@ -18,7 +18,6 @@ from utils.names import did_you_mean
 from utils.trust import check_targets, instantiate_untrusted
 from utils.validate import check_or_raise
 
-
 _LARGEST_CONFIG = 4 * 2**20  # bytes
 
 
