@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from utils.build import build_parts, build_trainer, run_name, run_overrides, run_recipes
 from utils.config import hydra_main
-from utils.launch import check_world
+from utils.launch import check_world, end_together
 from utils.save import fingerprints, resolve_exp_dir, save_run
 from utils.seed import seed_everything
 from utils.validate import check_or_raise, num_targets
@@ -38,6 +38,7 @@ def main(config: DictConfig) -> None:
     trainer.fit()
     if trainer.is_main_process:
         print(closing_line(trainer, exp_dir))
+    end_together()
 
 
 def closing_line(trainer: Trainer, exp_dir: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from utils.errors import UserError
@@ -46,6 +47,21 @@ def check_world(num_processes: int | None = None) -> None:
             "many processes as this machine has GPUs, or on CPUs: "
             f"ACCELERATE_USE_CPU=true torchrun --nproc_per_node {launched} train.py"
         )
+
+
+def end_together() -> None:
+    """Leave a finished run. Processes joined by gloo leave at once, without the interpreter's own way out.
+
+    There torch 2.11 sometimes aborts ("terminate called without an active exception", one run in some ten), and the
+    launcher takes a run that has done all its work for a failed one.
+    """
+    state = process_state()
+    if state.num_processes == 1 or state.backend != "gloo":
+        return
+    state.wait_for_everyone()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def pick_device(name: str) -> str:

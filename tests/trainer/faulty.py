@@ -22,6 +22,7 @@ from tests.trainer.tiny import Vectors, VectorTrainer, linear, loader
 from trainer import Callback
 from trainer.callbacks import EarlyStopping, ExponentialMovingAverage, ModelCheckpoint
 from utils.errors import UserError
+from utils.launch import end_together
 from utils.logging import set_up_logging
 
 
@@ -98,6 +99,7 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
+    end_together()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from tests.trainer.tiny import VectorTrainer, loader
 from trainer import StepOutput
 from trainer.accelerator import make_accelerator
 from trainer.callbacks import ModelCheckpoint
+from utils.launch import end_together
 
 
 def make_sharding_accelerator(*arguments: Any) -> accelerate.Accelerator:
@@ -67,8 +68,7 @@ def main() -> None:
     state = PartialState()
     if state.is_main_process:
         (folder / "out.json").write_text(json.dumps(results | {"num_processes": state.num_processes}))
-    state.wait_for_everyone()
-    state.destroy_process_group()
+    end_together()
 
 
 if __name__ == "__main__":

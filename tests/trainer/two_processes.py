@@ -28,6 +28,7 @@ from trainer.callbacks import Freeze, ModelCheckpoint
 from trainer.checkpoint import latest
 from trainer.interruption import Interrupted
 from utils.errors import UserError
+from utils.launch import end_together
 
 
 class Ragged(Dataset):
@@ -247,8 +248,7 @@ def main() -> None:
     state = accelerate.PartialState()
     if state.is_main_process:
         Path(sys.argv[2]).write_text(json.dumps(results | {"num_processes": state.num_processes}))
-    state.wait_for_everyone()
-    state.destroy_process_group()
+    end_together()
 
 
 if __name__ == "__main__":
