@@ -23,8 +23,8 @@ def process_state() -> PartialState:
 def use_cores_considerately() -> None:
     """Let idle OpenMP threads sleep after a short spin. Must come before torch is loaded; what is set already stays.
 
-    A spinning thread takes its core from the thread it waits for: on two busy cores a step was 12 times slower so. A short
-    spin costs nothing there, and without any a step on free cores was a quarter slower (docs/numbers.md).
+    A spinning thread takes its core from the thread it waits for: on two busy cores a step was 12 times slower so.
+    Without any spin a step on free cores was a quarter slower; a short one costs nothing (docs/numbers.md).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
