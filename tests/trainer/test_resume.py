@@ -83,6 +83,25 @@ def test_a_resumed_run_ends_bit_identical(tmp_path, workers, accumulation, kill_
     assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
+@pytest.mark.parametrize("kind", ["epoch", "metric"])
+def test_schedules_by_epoch_and_by_metric_resume_bit_identical(tmp_path, kind):
+    def scheduled(exp_dir, *more, **options):
+        trainer = make(exp_dir, *more, lr_scheduler_interval="epoch" if kind == "epoch" else "step", **options)
+        schedules = torch.optim.lr_scheduler
+        by_metric = partial(schedules.ReduceLROnPlateau, patience=0, factor=0.5, threshold=0.5)
+        trainer.lr_scheduler = partial(schedules.StepLR, step_size=1, gamma=0.5) if kind == "epoch" else by_metric
+        return trainer
+
+    whole = scheduled(tmp_path / "whole")
+    whole.fit()
+    assert whole.units["model"].learning_rates[0] < 0.01
+    for kill_at in (8, 13):
+        with pytest.raises(Unplugged):
+            scheduled(tmp_path / "killed", PullThePlug(kill_at), auto_resume=True).fit()
+    scheduled(tmp_path / "killed", auto_resume=True).fit()
+    assert_same(tmp_path / "whole", tmp_path / "killed")
+
+
 def test_a_run_killed_twice_and_resumed_with_other_workers_ends_the_same(tmp_path):
     make(tmp_path / "whole").fit()
     for kill_at, workers in ((5, 0), (14, 2)):
