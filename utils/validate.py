@@ -165,7 +165,8 @@ def _check_arguments(node: Node, target: str, signature: inspect.Signature) -> I
                 yield f"{here}: {problem}"
         elif _Kind.VAR_KEYWORD not in takes:
             open_names = [name for name in named if name not in filled]
-            yield f"{here}: unknown argument of {target}{did_you_mean(name, open_names or named)}"
+            hint = did_you_mean(name, open_names) or did_you_mean(name, named)
+            yield f"{here}: unknown argument of {target}{hint}"
             filled.add(nearest(name, open_names) or name)  # that one is not reported as missing too
     if node.content.get("_partial_") or node.completed_later:
         return
