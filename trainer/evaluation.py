@@ -11,7 +11,7 @@ import torch
 from trainer.data import plan_loader
 from trainer.metrics import Meters
 from trainer.random_state import isolated_rng
-from trainer.step import StepOutput
+from trainer.step import StepOutput, as_output
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
@@ -102,8 +102,4 @@ def _batches(
 def _as_output(result: Any) -> StepOutput:
     if result is None:
         return StepOutput(None)
-    return StepOutput(None, metrics=result) if isinstance(result, Mapping) else _output(result)
-
-
-def _output(result: Any) -> StepOutput:
-    return result if isinstance(result, StepOutput) else StepOutput(result)
+    return StepOutput(None, metrics=result) if isinstance(result, Mapping) else as_output(result)

@@ -39,6 +39,11 @@ class StepOutput:
         return StepOutput(self.loss * 0.0, None if self.num_items is None else 0)
 
 
+def as_output(result: Any) -> StepOutput:
+    """What a step returned, a loss or a StepOutput, as the latter."""
+    return result if isinstance(result, StepOutput) else StepOutput(result)
+
+
 class Window:
     """Counts the micro-steps and items of one update, and says by what its gradients must be multiplied."""
 

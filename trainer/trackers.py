@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from utils.errors import UserError
+from utils.imports import require
 
 
 class Tracker(Protocol):
@@ -116,12 +116,7 @@ class WandbTracker:
     """
 
     def __init__(self, exp_dir: Path, project: str = "ostinato", mode: Any = "offline", **settings: Any) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise UserError(
-                'tracker.wandb: the package is missing, install it with pip install -e ".[wandb]"'
-            ) from None
+        wandb = require("wandb", extra="wandb")
         id_file = exp_dir / "wandb_id.txt"
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4))

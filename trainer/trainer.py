@@ -24,7 +24,8 @@ from trainer.optimization import OptimizerUnit
 from trainer.protection import protected
 from trainer.saving import After, CheckpointWriter
 from trainer.state import Every, TrainState
-from trainer.step import MetricValue, StepOutput
+from trainer.step import MetricValue, StepOutput, as_output
+from trainer.trackers import Tracker
 from utils.errors import UserError
 
 
@@ -143,7 +144,7 @@ class Trainer(Hooks):
         self.total_steps: int | None = None
         self._val_dataloaders: dict[str | None, Any] = {}
         self._val_every = Every()
-        self._trackers: list[Any] = []
+        self._trackers: list[Tracker] = []
         self._deadline: float | None = None
         self._resumed_from: Path | None = None
         self._rng_to_restore: dict[str, Any] | None = None
@@ -424,8 +425,3 @@ class Trainer(Hooks):
 
 
 _NOTHING = nullcontext()
-
-
-def as_output(result: Any) -> StepOutput:
-    """What a step returned, as a StepOutput."""
-    return result if isinstance(result, StepOutput) else StepOutput(result)
