@@ -27,6 +27,8 @@ HEAVY = {
     "transformers",
     "diffusers",
     "lhotse",
+    "h5py",
+    "diskcache",
     "wandb",
     "audiomentations",
     "matplotlib",
