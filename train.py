@@ -37,6 +37,8 @@ def main(config: DictConfig) -> None:
     save_run(config, exp_dir, run_overrides(), fingerprints(parts))
     trainer.fit()
     if trainer.is_main_process:
+        if left_out := trainer.bad_samples.summary():
+            print(left_out)
         print(closing_line(trainer, exp_dir))
     end_together()
 

@@ -14,113 +14,19 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-)
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from trainer.interruption import spare_worker
-from trainer.random_state import cpu_state, isolated_rng, mix, seed_cpu, set_cpu_state
+from trainer.keyed import Key, KeyedDataset, Loaded, as_is
+from trainer.plan import Indices, make_planner
+from trainer.random_state import cpu_state, isolated_rng, mix, pack, set_cpu_state, unpack
 from utils.errors import UserError
 
 Batch = Any
-Indices = list[Any]
 
 # DataLoader settings that say how to load, not what or in which order.
-_LOADING = ("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
+_LOADING = ("num_workers", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
             "prefetch_factor", "persistent_workers", "pin_memory_device", "in_order")  # fmt: skip
-
-
-class KeyedDataset(Dataset):
-    """A dataset whose item is a function of its key `(index, seed)`: the generators are seeded before it is read.
-
-    A dataset with a true `deterministic` attribute draws nothing and is spared the seeding.
-    """
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self._keyed = not getattr(dataset, "deterministic", False)
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, key: tuple[Any, int]) -> Any:
-        return self.__getitems__([key])[0]
-
-    def __getitems__(self, keys: list[tuple[Any, int]]) -> list[Any]:
-        if not self._keyed:
-            return [self.dataset[index] for index, _ in keys]
-        # A worker's generators serve nothing else; the main process has a training going on.
-        before = cpu_state() if torch.utils.data.get_worker_info() is None else None
-        try:
-            return [self._read(index, seed) for index, seed in keys]
-        finally:
-            if before is not None:
-                set_cpu_state(before)
-
-    def _read(self, index: Any, seed: int) -> Any:
-        seed_cpu(seed)
-        return self.dataset[index]
-
-
-class Plan(Sequence[Indices]):
-    """The batches of one pass: batch `g` is cut from `order` when asked for."""
-
-    def __init__(self, order: Sequence[Any] | torch.Tensor, batch_size: int, drop_last: bool) -> None:
-        self._order, self._batch_size = order, batch_size
-        self._length = len(order) // batch_size if drop_last else -(-len(order) // batch_size)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, g: int) -> Indices:  # type: ignore[override]
-        piece = self._order[g * self._batch_size : (g + 1) * self._batch_size]
-        return piece.tolist() if isinstance(piece, torch.Tensor) else list(piece)
-
-
-def make_planner(loader: DataLoader, seed: int) -> tuple[Callable[[int], Sequence[Indices]], bool]:
-    """From a loader's own settings, a function pass -> plan, and whether incomplete batches are dropped.
-
-    Sequential and shuffled loaders are planned directly; any other sampler is asked, with the generators seeded by
-    (seed, pass), and a batch sampler may offer `batches(pass) -> sequence` or `set_epoch(pass)`.
-    """
-    batch_sampler, sampler = loader.batch_sampler, loader.sampler
-    if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
-        drop_last = bool(getattr(batch_sampler, "drop_last", False))
-        return lambda number: _ask_batch_sampler(batch_sampler, seed, number), drop_last
-    batch_size, drop_last = loader.batch_size or 1, bool(loader.drop_last)
-    num_items = len(loader.dataset)  # type: ignore[arg-type]
-
-    def plan(number: int) -> Plan:
-        if type(sampler) is SequentialSampler:
-            return Plan(range(num_items), batch_size, drop_last)
-        if type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == num_items:
-            order = torch.randperm(num_items, generator=torch.Generator().manual_seed(mix(seed, number) >> 1))
-            return Plan(order, batch_size, drop_last)
-        return Plan(_ask_sampler(sampler, seed, number), batch_size, drop_last)
-
-    return plan, drop_last
-
-
-def _ask_sampler(sampler: Any, seed: int, number: int) -> list[Any]:
-    with isolated_rng(seed, number):
-        if getattr(sampler, "generator", None) is not None:
-            sampler.generator.manual_seed(mix(seed, number) >> 1)
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(number)
-        return list(sampler)
-
-
-def _ask_batch_sampler(sampler: Any, seed: int, number: int) -> Sequence[Indices]:
-    if hasattr(sampler, "batches"):
-        with isolated_rng(seed, number):
-            return sampler.batches(number)
-    return _ask_sampler(sampler, seed, number)
 
 
 class _WorkerStart:
@@ -159,7 +65,16 @@ class PlannedLoader:
     that round is dropped. If it has fewer samples than ranks, the others repeat one that must not count (`is_padding`).
     """
 
-    def __init__(self, loader: DataLoader, *, seed: int, rank: int = 0, world_size: int = 1, limit: int | None = None):
+    def __init__(
+        self,
+        loader: DataLoader,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        limit: int | None = None,
+        skip_bad: bool = False,
+    ) -> None:
         self._planner, self._drop_last = make_planner(loader, seed)
         self._seed, self._rank, self._world_size, self._limit = seed, rank, world_size, limit
         self._unbatched = loader.batch_size is None and loader.batch_sampler is None
@@ -170,9 +85,11 @@ class PlannedLoader:
                 {"batch_sampler": _RankBatches(self)}  # fmt: skip
         loading = {name: getattr(loader, name) for name in _LOADING if hasattr(loader, name)}
         loading["worker_init_fn"] = _WorkerStart(loader.worker_init_fn)
+        self._reader = KeyedDataset(loader.dataset, skip_bad, loader.collate_fn, makes_batches=self._unbatched)
         # A generator of its own: opening an iterator must not draw from the training's generators.
+        generator = torch.Generator().manual_seed(mix(seed) >> 1)
         self._loader: DataLoader = DataLoader(
-            KeyedDataset(loader.dataset), generator=torch.Generator().manual_seed(mix(seed) >> 1), **order, **loading
+            self._reader, generator=generator, collate_fn=as_is, **order, **loading
         )
         if len(self) == 0:
             raise UserError(f"a dataloader yields no batches: its dataset has {len(loader.dataset)} items")  # type: ignore[arg-type]
@@ -187,11 +104,14 @@ class PlannedLoader:
         if number != self._number:
             self._number, self._plan = number, self._planner(number)
         self._cursor = cursor
-        if hasattr(self._loader.dataset.dataset, "set_epoch"):  # type: ignore[attr-defined]
-            self._loader.dataset.dataset.set_epoch(number)  # type: ignore[attr-defined]
+        if hasattr(self._reader.dataset, "set_epoch"):
+            self._reader.dataset.set_epoch(number)
 
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self._loader)
+    def __iter__(self) -> Iterator[Loaded]:
+        for loaded in self._loader:
+            if loaded.error is not None:
+                raise UserError(loaded.error)
+            yield loaded
 
     def read(self, number: int, position: int) -> Batch:
         """One batch of any pass, in this process and beside the walk."""
@@ -202,8 +122,10 @@ class PlannedLoader:
             keys = self._keys_at(position)
         finally:
             self._number, self._plan = before
-        dataset, collate = self._loader.dataset, self._loader.collate_fn
-        return collate(dataset[keys[0]] if self._unbatched else dataset.__getitems__(keys))  # type: ignore[attr-defined]
+        return self._reader.load(keys).batch
+
+    def state_dict(self) -> None:
+        """None: the cursor is all there is."""
 
     def is_padding(self, position: int) -> bool:
         """Whether this rank's batch at `position` only keeps it in step with the others."""
@@ -226,8 +148,8 @@ class PlannedLoader:
             keys = self._keys_at(position)
             yield keys[0] if self._unbatched else keys
 
-    def _keys_at(self, position: int) -> list[tuple[Any, int]]:
-        keys = []
+    def _keys_at(self, position: int) -> list[Key]:
+        keys: list[Key] = []
         for place, index in enumerate(self._indices(position)):
             # A sampler may hand out whole cuts instead of numbers: those go by their place in the plan.
             number = int(index) if isinstance(index, Integral) else mix(position * self._world_size + self._rank, place)
@@ -239,7 +161,9 @@ class StreamLoader:
     """Any other iterable of batches: an IterableDataset's loader, a list, an endless generator.
 
     The order is the source's own. Every rank reads it all and keeps its share of each complete round; a source that
-    shards itself says so by `shards_itself = True`. A cursor is reached by reading up to it.
+    shards itself says so by `shards_itself = True`. What it draws at random is seeded by (seed, pass) and drawn apart
+    from the training's generators. A cursor is reached by reading up to it, unless the source offers `state_dict` and
+    `load_state_dict`: then it is set there, at the source's own promise.
     """
 
     def __init__(self, source: Iterable, *, seed: int, rank: int = 0, world_size: int = 1, limit: int | None = None):
@@ -248,19 +172,22 @@ class StreamLoader:
         alone = bool(getattr(owner, "shards_itself", False))
         self._rank, self._world_size = (0, 1) if alone else (rank, world_size)
         self._number, self._cursor = 0, 0
+        self._state: dict[str, Any] | None = None
+        self._rng: Any = None
         self._num_batches = _len_or_none(source)
+        self._has_state = hasattr(source, "state_dict") and hasattr(source, "load_state_dict")
 
     @property
     def known_length(self) -> int | None:
         """Batches of a pass per rank; None where the source does not say."""
-        lengths = [
-            n for n in (self._limit, self._num_batches and self._num_batches // self._world_size) if n is not None
-        ]
-        return min(lengths) if self._num_batches is not None else None
+        if self._num_batches is None:
+            return None
+        length = self._num_batches // self._world_size
+        return length if self._limit is None else min(length, self._limit)
 
-    def start(self, number: int, cursor: int = 0) -> None:
-        """Go to pass `number`, behind its first `cursor` batches of this rank."""
-        self._number, self._cursor = number, cursor
+    def start(self, number: int, cursor: int = 0, state: dict[str, Any] | None = None) -> None:
+        """Go to pass `number`, behind its first `cursor` batches of this rank, by `state` where there is one."""
+        self._number, self._cursor, self._state = number, cursor, state
         for part in (
             self._source,
             getattr(self._source, "dataset", None),
@@ -269,16 +196,41 @@ class StreamLoader:
             if hasattr(part, "set_epoch"):
                 part.set_epoch(number)  # type: ignore[union-attr]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def state_dict(self) -> dict[str, Any] | None:
+        """Where the source stands, in its own words; None where it has none."""
+        if not self._has_state:
+            return None
+        return {"source": self._source.state_dict(), "rng": pack(self._rng)}  # type: ignore[attr-defined]
+
+    def __iter__(self) -> Iterator[Loaded]:
         if isinstance(self._source, DataLoader):
             self._source.worker_init_fn = _WorkerStart(self._source.worker_init_fn)
             self._source.generator = torch.Generator().manual_seed(mix(self._seed, self._number) >> 1)
-        return islice(self._rounds(), self._cursor, self._limit)
+        with isolated_rng(self._seed, self._number):
+            self._rng = cpu_state()
+        if self._state is None:
+            return islice(self._rounds(), self._cursor, self._limit)
+        self._source.load_state_dict(self._state["source"])  # type: ignore[attr-defined]
+        self._rng = unpack(self._state["rng"])
+        return islice(self._rounds(), None if self._limit is None else self._limit - self._cursor)
 
-    def _rounds(self) -> Iterator[Batch]:
-        source = iter(self._source)
-        while len(together := list(islice(source, self._world_size))) == self._world_size:
-            yield together[self._rank]
+    def _rounds(self) -> Iterator[Loaded]:
+        source = self._apart(iter, self._source)
+        while True:
+            together = self._apart(list, islice(source, self._world_size))
+            if len(together) < self._world_size:
+                return
+            yield Loaded(together[self._rank], 1, [])
+
+    def _apart(self, function: Callable[[Any], Any], argument: Any) -> Any:
+        """Call with the stream's own generators: it may draw in this process, where a training draws as well."""
+        trainings = cpu_state()
+        set_cpu_state(self._rng)
+        try:
+            return function(argument)
+        finally:
+            self._rng = cpu_state()
+            set_cpu_state(trainings)
 
     def is_padding(self, position: int) -> bool:
         return False
@@ -291,10 +243,14 @@ def _len_or_none(source: Any) -> int | None:
         return None
 
 
-def plan_loader(loader: Any, **where: Any) -> PlannedLoader | StreamLoader:
-    """Wrap what the user gave: `where` is seed, rank, world_size and limit."""
+def plan_loader(loader: Any, *, skip_bad: bool = False, **where: Any) -> PlannedLoader | StreamLoader:
+    """Wrap what the user gave: `where` is seed, rank, world_size and limit.
+
+    Args:
+        skip_bad: leave out samples that raise `BadSample`; a stream must do so itself.
+    """
     if isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset):
-        return PlannedLoader(loader, **where)
+        return PlannedLoader(loader, skip_bad=skip_bad, **where)
     return StreamLoader(loader, **where)
 
 
@@ -310,57 +266,70 @@ class BatchStream:
         to_device: Callable[[Batch], Batch],
         epoch_length: int | None = None,
         repeat_first_pass: bool = False,
+        on_loaded: Callable[[Loaded], None] = lambda loaded: None,
     ) -> None:
         self._loader, self._to_device, self._repeat = loader, to_device, repeat_first_pass
+        self._on_loaded = on_loaded
         self._endless = epoch_length is not None
         self.epoch_length = epoch_length or _pass_length(loader)
         self.number, self.cursor = 0, 0
         self.is_padding = False
         self.wait_seconds = 0.0
-        self.iterator: Iterator[Batch] | None = None
+        self.iterator: Iterator[Loaded] | None = None
+        self._source_state: dict[str, Any] | None = None
 
     def epoch(self, num_taken: int) -> Iterator[tuple[Batch, bool]]:
         """Yield (batch, is the epoch's last) for what is left of an epoch of which `num_taken` batches are gone."""
         if self.epoch_length is None:
-            yield from self._until_exhausted(num_taken)
+            yield from self._until_exhausted()
             return
         for taken in range(num_taken + 1, self.epoch_length + 1):
             yield self._take(self._next()), taken == self.epoch_length
         if not self._endless:
             self._close()
 
-    def _until_exhausted(self, num_taken: int) -> Iterator[tuple[Batch, bool]]:
+    def _until_exhausted(self) -> Iterator[tuple[Batch, bool]]:
         # One batch of look-ahead: only the end of the source tells that an epoch is over.
-        batch = self._next(None)
-        if batch is None and num_taken == 0:
-            raise UserError("train_dataloader yields no batches")
-        while batch is not None:
-            following = self._next(None)
-            yield self._take(batch), following is None
-            batch = following
+        loaded: Loaded | None = self._next()
+        while loaded is not None:
+            state = self._loader.state_dict()
+            following = self._read()
+            self._source_state = state
+            yield self._take(loaded), following is None
+            loaded = following
         self._close()
 
-    def _next(self, *default: Any) -> Batch:
-        started = time.perf_counter()
-        if self.iterator is None:
-            self._loader.start(0 if self._repeat else self.number, self.cursor)
-            self.iterator = iter(self._loader)
-        batch = next(self.iterator, None)
-        if batch is None and not default:  # a pass came to its end inside an epoch
+    def _next(self) -> Loaded:
+        """The next batch, of the next pass where this one has come to its end."""
+        loaded = self._read()
+        if loaded is None:
             if self.cursor == 0:
                 raise UserError("train_dataloader yields no batches")
             self._close()
             return self._next()
-        self.wait_seconds += time.perf_counter() - started
-        return batch
+        return loaded
 
-    def _take(self, batch: Batch) -> Batch:
-        self.is_padding = self._loader.is_padding(self.cursor)
+    def _read(self) -> Loaded | None:
+        started = time.perf_counter()
+        if self.iterator is None:
+            number = 0 if self._repeat else self.number
+            if isinstance(self._loader, StreamLoader):
+                self._loader.start(number, self.cursor, self._source_state)
+            else:
+                self._loader.start(number, self.cursor)
+            self.iterator = iter(self._loader)
+        loaded = next(self.iterator, None)
+        self.wait_seconds += time.perf_counter() - started
+        return loaded
+
+    def _take(self, loaded: Loaded) -> Batch:
+        self.is_padding = loaded.is_substitute or self._loader.is_padding(self.cursor)
         self.cursor += 1
-        return self._to_device(batch)
+        self._on_loaded(loaded)
+        return self._to_device(loaded.batch)
 
     def _close(self) -> None:
-        self.iterator = None
+        self.iterator = self._source_state = None
         self.number, self.cursor = self.number + 1, 0
 
     def read_again(self, number: int, cursor: int) -> Batch | None:
@@ -374,6 +343,15 @@ class BatchStream:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.number, self.cursor, self.iterator = state["number"], state["cursor"], None
+
+    def source_state(self) -> dict[str, Any] | None:
+        """Where a stream stands by its own account, on this rank; None where the cursor is all there is."""
+        if self.iterator is None or self.epoch_length is None:
+            return self._source_state
+        return self._loader.state_dict()
+
+    def load_source_state(self, state: dict[str, Any] | None) -> None:
+        self._source_state = state
 
 
 def _pass_length(loader: PlannedLoader | StreamLoader) -> int | None:

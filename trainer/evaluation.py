@@ -91,12 +91,16 @@ def _batches(
         trainer.dataloader_name = name
         trainer._prefix = _PREFIXES[stage] + (f"{name}/" if name else "")
         planned = plan_loader(
-            loader, seed=trainer.seed, rank=accelerator.process_index, world_size=accelerator.num_processes, limit=limit
-        )
+            loader, seed=trainer.seed, rank=accelerator.process_index, world_size=accelerator.num_processes, limit=limit,
+            skip_bad=trainer.bad_samples.skips,
+        )  # fmt: skip
         planned.start(0)
-        for batch_idx, batch in enumerate(planned):
+        for batch_idx, loaded in enumerate(planned):
             trainer.num_evaluated += 1
-            yield trainer.to_device(batch), batch_idx, planned.is_padding(batch_idx)
+            trainer.bad_samples.see(loaded)
+            is_padding = loaded.is_substitute or planned.is_padding(batch_idx)
+            yield trainer.to_device(loaded.batch), batch_idx, is_padding
+        trainer.bad_samples.settle(at_end=True)
 
 
 def _as_output(result: Any) -> StepOutput:

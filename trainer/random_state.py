@@ -43,14 +43,24 @@ def set_cpu_state(state: tuple[Any, Any, torch.Tensor]) -> None:
     torch.set_rng_state(state[2])
 
 
+def pack(state: tuple[Any, Any, torch.Tensor]) -> dict[str, Any]:
+    """What `cpu_state` took, in types that load without running code."""
+    name, keys, position, has_gauss, cached = cast(tuple[Any, ...], state[1])
+    numpy_state = (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached)
+    return {"python": state[0], "numpy": numpy_state, "torch": state[2]}
+
+
+def unpack(packed: dict[str, Any]) -> tuple[Any, Any, torch.Tensor]:
+    """The reverse of `pack`."""
+    version, internal, gauss = packed["python"]
+    name, keys, position, has_gauss, cached = packed["numpy"]
+    numpy_state = (name, keys.numpy().astype(np.uint32), position, has_gauss, cached)
+    return (version, tuple(internal), gauss), numpy_state, packed["torch"]
+
+
 def rng_state() -> dict[str, Any]:
     """Every generator of this process, in types that load without running code."""
-    name, keys, position, has_gauss, cached = cast(tuple[Any, ...], np.random.get_state())
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
-        "torch": torch.get_rng_state(),
-    }
+    state = pack(cpu_state())
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
@@ -58,11 +68,7 @@ def rng_state() -> dict[str, Any]:
 
 def load_rng_state(state: dict[str, Any]) -> None:
     """Put back what `rng_state` took."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
+    set_cpu_state(unpack(state))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
 

@@ -29,6 +29,7 @@ def capture(trainer: Trainer) -> Checkpoint:
         "stream": trainer.stream.state_dict(),
         "units": {name: _unit_state(trainer, unit) for name, unit in trainer.units.items()},
         "callbacks": {name: callback.state_dict() for name, callback in trainer.callbacks.items()},
+        "bad_samples": trainer.bad_samples.state_dict(),
         "metrics": dict(trainer.metrics),
         "last_logged_step": trainer.last_logged_step,
         "num_processes": accelerator.num_processes,
@@ -37,6 +38,8 @@ def capture(trainer: Trainer) -> Checkpoint:
     if accelerator.scaler is not None:
         training["scaler"] = accelerator.scaler.state_dict()
     own = {"rng": rng_state(), "meters": trainer._meters.state_dict()}
+    if (source := trainer.stream.source_state()) is not None:
+        own["source"] = source
     return Checkpoint(trainer.state.global_step, {"model": weights}, training, own)
 
 
@@ -124,6 +127,9 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, source: str) -> None:
             logger.warning("%s knows no callback %r: it starts afresh", source, name)
     trainer.state.load_state_dict(training["state"])
     trainer.stream.load_state_dict(training["stream"])
+    if training["num_processes"] == accelerator.num_processes:  # else the stream is read up to the cursor
+        trainer.stream.load_source_state(checkpoint.rank.get("source"))
+    trainer.bad_samples.load_state_dict(training.get("bad_samples", {}))
     trainer.metrics.update(training["metrics"])
     trainer.last_logged_step = training["last_logged_step"]
     if accelerator.scaler is not None and "scaler" in training:
@@ -137,11 +143,12 @@ def restore_behind(trainer: Trainer, checkpoint: Checkpoint, source: str) -> Non
     """Put back weights, optimizers, schedules and callbacks of a checkpoint, but go on with the data that come next."""
     state, stream = trainer.state, trainer.stream
     place = state.epoch, state.batch_idx, state.epoch_ended
-    walk = stream.state_dict(), stream.iterator
+    walk = stream.state_dict(), stream.iterator, stream.source_state()
     restore(trainer, checkpoint, source)
     state.epoch, state.batch_idx, state.epoch_ended = place
     stream.load_state_dict(walk[0])
     stream.iterator = walk[1]
+    stream.load_source_state(walk[2])
     trainer._rng_to_restore = None
     trainer._call("on_load_checkpoint", checkpoint)
     for tracker in trainer._trackers:

@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer import non_finite, resume
+from trainer import bad_samples, non_finite, resume
 from trainer.accelerator import parse_duration
 from trainer.data import BatchStream, StreamLoader, plan_loader
 from trainer.optimization import Clipping, OptimizerUnit, match_by_name
@@ -56,6 +56,8 @@ def check_options(trainer: Trainer) -> None:
     if trainer.on_non_finite not in non_finite.POLICIES:
         known = ", ".join(non_finite.POLICIES)
         raise UserError(f"trainer.on_non_finite: must be one of {known}, got {trainer.on_non_finite!r}")
+    if trainer.on_bad_sample not in bad_samples.POLICIES:
+        raise UserError(f"trainer.on_bad_sample: must be skip or raise, got {trainer.on_bad_sample!r}")
     if trainer.fast_dev_run:
         n = int(trainer.fast_dev_run)
         trainer.epochs = trainer.log_every_n_steps = 1
@@ -82,6 +84,14 @@ def named_loaders(given: Any) -> dict[str | None, Any]:
     return dict(given) if isinstance(given, Mapping) else {None: given}
 
 
+def _loaders(trainer: Trainer) -> dict[str, Any]:
+    """Those of training and validation, by their config keys."""
+    validation = named_loaders(trainer.val_dataloader).items()
+    return {"train_dataloader": trainer.train_dataloader} | {
+        f"val_dataloader.{name}" if name else "val_dataloader": loader for name, loader in validation
+    }
+
+
 def set_up(trainer: Trainer) -> None:
     """All that `fit` needs, in the order in which one thing needs another."""
     for name in ("train_dataloader", "optimizer"):
@@ -99,6 +109,7 @@ def set_up(trainer: Trainer) -> None:
     _set_up_schedules(trainer)
     _set_up_trackers(trainer)
     resume.resume(trainer)
+    trainer.bad_samples.begin(_loaders(trainer), resumed=trainer._resumed_from is not None)
     trainer.guard = non_finite.FiniteGuard(trainer)
     limit = parse_duration(trainer.max_time)
     trainer._deadline = None if limit is None else time.monotonic() + limit
@@ -120,8 +131,11 @@ def _set_up_data(trainer: Trainer) -> None:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         limit=trainer.overfit_batches or trainer.limit_train_batches,
+        skip_bad=trainer.bad_samples.skips,
     )
-    trainer.stream = BatchStream(loader, trainer.to_device, trainer.epoch_length, bool(trainer.overfit_batches))
+    trainer.stream = BatchStream(
+        loader, trainer.to_device, trainer.epoch_length, bool(trainer.overfit_batches), trainer.bad_samples.see
+    )
     length = trainer.stream.epoch_length
     trainer.updates_per_epoch = (
         None if length is None else updates_per_epoch(length, trainer.gradient_accumulation_steps)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer import evaluation, resume, setup
 from trainer.accelerator import make_accelerator, set_determinism
+from trainer.bad_samples import BadSamples
 from trainer.data import BatchStream
 from trainer.hooks import Hooks, resolve_hooks
 from trainer.interruption import Agreement, Interruption, leave
@@ -53,6 +54,8 @@ class Trainer(Hooks):
         auto_resume: resume from the latest checkpoint of `exp_dir` if there is one.
         on_non_finite: "raise", "skip" or "rollback" where a loss or gradient is not finite; see `trainer.non_finite`.
         max_non_finite: how often a run may skip or roll back.
+        on_bad_sample: "skip" leaves out what a dataset can not use (`BadSample`) and names it; "raise" ends the run.
+        max_bad_fraction: share of bad samples above which a run ends; see `trainer.bad_samples`.
         stop_signals: these end the run at the next update, its state saved; exit code 128 + number.
         hang_timeout: seconds without a finished batch until all stacks are written and the run ends; None: never.
     """
@@ -112,6 +115,8 @@ class Trainer(Hooks):
 
     on_non_finite: str = "raise"
     max_non_finite: int = 10
+    on_bad_sample: str = "skip"
+    max_bad_fraction: float = 0.2
     stop_signals: Sequence[str] = ("SIGTERM", "SIGINT", "SIGUSR1")
     hang_timeout: float | None = 3600.0
 
@@ -131,6 +136,7 @@ class Trainer(Hooks):
         self.is_alone: bool = self.accelerator.num_processes == 1
         self.batch: Any = None  # in work, for whoever explains an error
         self.num_evaluated = 0  # batches, in all evaluations: a sign of life
+        self.bad_samples = BadSamples(self)
         self.last_saved_step = -1
         self.last_logged_step = 0
         self.interruption = Interruption(self.stop_signals)
@@ -250,6 +256,7 @@ class Trainer(Hooks):
         self.finish_saving()  # what became of the last one is part of the state
         if not self.guard.accepts_weights():  # gone back to a checkpoint, and that saved again
             return self.checkpoint_dir / f"step_{self.global_step:08d}"
+        self.bad_samples.settle()
         checkpoint = resume.capture(self)
         self._call("on_save_checkpoint", checkpoint)
         folder = self._writer.save(checkpoint, self.checkpoint_dir, after, asynchronous)
@@ -328,6 +335,8 @@ class Trainer(Hooks):
         state = self.state
         state.epoch_ended = epoch_ended
         is_log_step = state.global_step % self.log_every_n_steps == 0
+        if is_log_step or epoch_ended:
+            self.bad_samples.settle(at_end=epoch_ended)
         if is_log_step or epoch_ended or self._agreement.is_due(state.global_step):
             self._agree_to_stop(heed_wishes=is_log_step or epoch_ended or self.is_alone)
         if is_log_step or self.is_finished():

@@ -33,7 +33,7 @@ def draws(num_items: int, batch_size: int, **settings) -> DataLoader:
 
 def walk(planned, number: int = 0, cursor: int = 0) -> list:
     planned.start(number, cursor)
-    return list(planned)
+    return [loaded.batch for loaded in planned]
 
 
 def test_shuffled_order_is_a_function_of_seed_and_pass():
