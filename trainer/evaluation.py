@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,10 @@ _PREFIXES = {"validation": "val/", "test": "test/", "predict": "predict/"}
 def evaluate(trainer: Trainer, stage: str, loaders: Mapping[str | None, Any], limit: int | None) -> dict[str, float]:
     """Walk over `loaders` with the hooks of `stage` ("validation" or "test"); return the metrics over all ranks."""
     step, call = getattr(trainer, f"{stage}_step"), trainer._call
-    with _evaluating(trainer, stage) as meters:
+    with _evaluating(trainer, stage, loaders, limit) as (meters, batches):
         call(f"on_{stage}_start")
         call(f"on_{stage}_epoch_start")
-        for batch, batch_idx, is_padding in _batches(trainer, stage, loaders, limit):
+        for batch, batch_idx, is_padding in batches:
             if is_padding:  # only keeps a sharded model's ranks in step
                 step(batch, batch_idx)
                 continue
@@ -45,10 +45,10 @@ def predict(trainer: Trainer, loader: Any) -> list[Any]:
     call = trainer._call
     predicted: list[tuple[int, int, list[Any]]] = []
     rank = trainer.accelerator.process_index
-    with _evaluating(trainer, "predict"):
+    with _evaluating(trainer, "predict", {None: loader}, trainer.limit_predict_batches) as (_, batches):
         call("on_predict_start")
         call("on_predict_epoch_start")
-        for batch, batch_idx, is_padding in _batches(trainer, "predict", {None: loader}, trainer.limit_predict_batches):
+        for batch, batch_idx, is_padding in batches:
             call("on_predict_batch_start", batch, batch_idx)
             output = trainer.predict_step(batch, batch_idx)
             if not is_padding:
@@ -64,7 +64,9 @@ def predict(trainer: Trainer, loader: Any) -> list[Any]:
 
 
 @contextmanager
-def _evaluating(trainer: Trainer, stage: str) -> Iterator[Meters]:
+def _evaluating(
+    trainer: Trainer, stage: str, loaders: Mapping[str | None, Any], limit: int | None
+) -> Iterator[tuple[Meters, Iterator[tuple[Any, int, bool]]]]:
     """Eval mode, no gradients, meters and random numbers of its own; all as before at the end."""
     modes = {module: module.training for module in trainer.unwrapped_model.modules()}
     before = trainer.model, trainer._meters, trainer._prefix
@@ -72,11 +74,13 @@ def _evaluating(trainer: Trainer, stage: str) -> Iterator[Meters]:
     if not trainer.is_sharded:
         trainer.model = trainer.unwrapped_model  # DDP would broadcast buffers at every forward
     trainer.unwrapped_model.eval()
+    batches = _batches(trainer, stage, loaders, limit)
     try:
         # Training must not depend on how often it is validated.
         with torch.no_grad(), isolated_rng(trainer.seed, 1):
-            yield trainer._meters
+            yield trainer._meters, batches
     finally:
+        batches.close()
         trainer.model, trainer._meters, trainer._prefix = before
         trainer.dataloader_name = None
         for module, mode in modes.items():
@@ -85,15 +89,19 @@ def _evaluating(trainer: Trainer, stage: str) -> Iterator[Meters]:
 
 def _batches(
     trainer: Trainer, stage: str, loaders: Mapping[str | None, Any], limit: int | None
-) -> Iterator[tuple[Any, int, bool]]:
+) -> Generator[tuple[Any, int, bool], None, None]:
     accelerator = trainer.accelerator
     for name, loader in loaders.items():
         trainer.dataloader_name = name
         trainer._prefix = _PREFIXES[stage] + (f"{name}/" if name else "")
         planned = plan_loader(
-            loader, seed=trainer.seed, rank=accelerator.process_index, world_size=accelerator.num_processes, limit=limit,
+            loader,
+            seed=trainer.seed,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            limit=limit,
             skip_bad=trainer.bad_samples.skips,
-        )  # fmt: skip
+        )
         planned.start(0)
         for batch_idx, loaded in enumerate(planned):
             trainer.num_evaluated += 1
