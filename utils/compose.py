@@ -62,8 +62,19 @@ class Request:
         """
         register_search_path()
         GlobalHydra.instance().clear()
+        nulled = [item for item in self.overrides if self._is_nulled_group(item)]
+        overrides = [f"~{item.removesuffix('=null')}" if item in nulled else item for item in self.overrides]
         with initialize_config_dir(str(self.directory), version_base="1.3", job_name=self.name):
-            return compose(self.name, overrides=list(self.overrides), return_hydra_config=True)
+            config = compose(self.name, overrides=overrides, return_hydra_config=True)
+        with open_dict(config):
+            for item in nulled:
+                OmegaConf.update(config, item.removesuffix("=null").replace("/", "."), None)
+        return config
+
+    def _is_nulled_group(self, override: str) -> bool:
+        """`tracker=null` is what one types to be without; Hydra wants `~tracker`, and then there is no such key."""
+        name, _, value = override.partition("=")
+        return value == "null" and any((folder / name).is_dir() for folder in self.search_path)
 
 
 def compose_task(request: Request) -> DictConfig:

@@ -87,6 +87,10 @@ def test_the_grammar_of_overrides_is_hydras(run):
     }
 
 
+def test_a_group_can_be_left_out(run):
+    assert run("model/backbone=null").model == {"backbone": None, "num_classes": 10}
+
+
 def test_a_mapping_of_nothing_but_new_keys_may_be_added(run):
     config = run("+data.digits.test.max_samples=3", "+data.digits.test.channel=0", "+pointers={a: 1}")
     assert config.data == {"digits": {"test": {"max_samples": 3, "channel": 0}}}
