@@ -88,7 +88,7 @@ def test_the_grammar_of_overrides_is_hydras(run):
 
 
 def test_a_group_can_be_left_out(run):
-    assert run("model/backbone=null").model == {"backbone": None, "num_classes": 10}
+    assert run("model/backbone=null").model == {"backbone": None, "num_classes": 2}
 
 
 def test_a_mapping_of_nothing_but_new_keys_may_be_added(run):
