@@ -34,26 +34,35 @@ def main(request: DictConfig) -> None:
     for evaluation in todo:
         if evaluation.recipe is not None:
             instantiate_untrusted(evaluation.recipe)
-        records = predict(model, predictor, instantiate_untrusted(evaluation.loader), device)
+        records, bad = predict(model, predictor, instantiate_untrusted(evaluation.loader), device)
         output = Path(request.output or run.exp_dir / "predictions" / f"{evaluation.name}.jsonl")
         output.parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(output, records)
         scores = "  ".join(f"{metric} {value:.4g}" for metric, value in predictor.score(records).items())
         print(f"{evaluation.name}: {len(records)} predictions  {scores}  -> {output}")
+        if bad:
+            named = output.with_suffix(".bad.jsonl")
+            write_jsonl(named, bad)
+            print(f"{evaluation.name}: {len(bad)} bad samples left out, the first: {bad[0]['detail']}  -> {named}")
 
 
-def predict(model: Any, predictor: Any, loader: Any, device: str) -> list[dict[str, Any]]:
-    """The predictor's records of every batch, in the loader's order."""
+def predict(model: Any, predictor: Any, loader: Any, device: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The predictor's records of every batch, in the loader's order, and what could not be used."""
     import torch
     from accelerate.utils import send_to_device
     from tqdm import tqdm
 
+    from trainer.data import plan_loader
+
     model.to(device).eval()
     records: list[dict[str, Any]] = []
+    bad = list(getattr(loader.dataset, "bad_samples", ()))
     with torch.inference_mode():
-        for batch in tqdm(loader, disable=None, leave=False):
-            records += predictor(model, send_to_device(batch, device))
-    return records
+        for loaded in tqdm(plan_loader(loader, seed=0, skip_bad=True), disable=None, leave=False):
+            bad += loaded.bad
+            if not loaded.is_substitute:
+                records += predictor(model, send_to_device(loaded.batch, device))
+    return records, bad
 
 
 if __name__ == "__main__":

@@ -1,46 +1,71 @@
-"""Reading audio files: any rate, any number of channels, in; mono float32 at one rate, out."""
+"""Reading audio: any rate, any number of channels, files, pieces of files and containers, in; mono float32, out."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
+from components.data.faults import PLAUSIBLE_RATES
+from utils.errors import BadSample
+from utils.imports import require
 
-# Outside this range a header is damaged: nothing records below 1 kHz or above 768 kHz.
-_PLAUSIBLE_RATES = range(1_000, 768_001)
+# A mean of channels with less than this share of their power is what is left of channels that cancel each other.
+_CANCELLED = 0.01
 
 
-def load_audio(path: str | Path, sample_rate: int, channel: int | None = None) -> Tensor:
-    """Decode a file.
+def load_audio(
+    path: str | Path,
+    sample_rate: int,
+    channel: int | None = None,
+    *,
+    offset: float = 0.0,
+    duration: float | None = None,
+    byte_offset: int | None = None,
+    num_bytes: int | None = None,
+    member: str | None = None,
+) -> Tensor:
+    """Decode a file, or a piece of one: what lies before `offset` is sought over, not decoded.
 
     Args:
-        sample_rate: Hz wanted; the file is resampled to it where its own differs.
-        channel: which channel to take; None for the mean of all.
+        sample_rate: Hz wanted; the audio is resampled to it where its own differs.
+        channel: which channel to take; None for the mean of all, or the loudest where the channels cancel each other.
+        offset, duration: seconds; at most so much from there.
+        byte_offset, num_bytes: where in `path`, a tar say, an audio file lies.
+        member: a dataset of the HDF5 file `path`, of samples or of an audio file's bytes.
 
     Returns:
         `[1, T]` float32, nominally in [-1, 1].
 
     Raises:
-        UserError: the file cannot be decoded, is empty, or holds NaN or infinite samples.
+        BadSample: it cannot be decoded, is empty, or holds NaN or infinite samples.
     """
+    name = path if member is None else f"{path}:{member}"
     try:
-        samples, file_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        if member is not None:
+            samples, file_rate = _read_member(path, member, offset, duration)
+        elif byte_offset is not None:
+            samples, file_rate = _read(io.BytesIO(_stored(path, byte_offset, num_bytes)), offset, duration)
+        else:
+            samples, file_rate = _read(path, offset, duration)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"cannot read {path}: {_reason(path, error)}") from None
+        reason, detail = _reason(path, error)
+        raise _bad(name, reason, detail) from None
+    if file_rate not in PLAUSIBLE_RATES:
+        raise _bad(name, "implausible rate", f"its header claims an implausible rate of {file_rate} Hz")
     if not len(samples):
-        raise UserError(f"cannot read {path}: it holds no samples")
-    if file_rate not in _PLAUSIBLE_RATES:
-        raise UserError(f"cannot read {path}: its header claims an implausible rate of {file_rate} Hz")
+        raise _bad(name, "no samples", "it holds no samples" + (f" behind {offset} s" if offset else ""))
     if channel is not None and channel >= samples.shape[1]:
-        raise UserError(f"cannot take channel {channel} of {path}: it has {samples.shape[1]}")
-    mono = samples.mean(axis=1) if channel is None else samples[:, channel]
+        message = f"cannot take channel {channel} of {name}: it has {samples.shape[1]}"
+        raise BadSample(message, source=str(name), reason="no such channel")
+    mono = _mix_down(samples) if channel is None else samples[:, channel]
     if not np.isfinite(mono).all():
-        raise UserError(f"cannot read {path}: it holds NaN or infinite samples")
+        raise _bad(name, "NaN or infinite samples", "it holds NaN or infinite samples")
     return torch.from_numpy(resample(mono, file_rate, sample_rate)).unsqueeze(0)
 
 
@@ -54,18 +79,78 @@ def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     return resampled if len(resampled) else np.ascontiguousarray(samples[:1])
 
 
-def _reason(path: str | Path, error: Exception) -> str:
+def _read(file: str | Path | io.BytesIO, offset: float, duration: float | None) -> tuple[np.ndarray, int]:
+    """`[T, C]` float32 and Hz; nothing is allocated by what a header claims."""
+    with soundfile.SoundFile(file) as audio:
+        rate = audio.samplerate
+        if offset:
+            audio.seek(min(round(offset * rate), audio.frames))
+        num_samples = -1 if duration is None else min(round(duration * rate), audio.frames - audio.tell())
+        return audio.read(num_samples, dtype="float32", always_2d=True), rate
+
+
+def _stored(path: str | Path, byte_offset: int, num_bytes: int | None) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(byte_offset)
+        return file.read(-1 if num_bytes is None else num_bytes)
+
+
+def _read_member(path: str | Path, member: str, offset: float, duration: float | None) -> tuple[np.ndarray, int]:
+    h5py = require("h5py", extra="data")
+    with h5py.File(path, "r") as file:
+        if member not in file:
+            raise _bad(f"{path}:{member}", "no such member", f"{path} has no {member!r}")
+        dataset = file[member]
+        if dataset.dtype == np.uint8:  # the bytes of an audio file
+            return _read(io.BytesIO(dataset[()].tobytes()), offset, duration)
+        rate = _rate(file, dataset)
+        if rate is None:
+            raise _bad(f"{path}:{member}", "no sample_rate", "neither it nor its file has a 'sample_rate'")
+        first = round(offset * rate)
+        last = None if duration is None else first + round(duration * rate)
+        samples = dataset[..., first:last]
+    if samples.dtype.kind == "i":
+        samples = samples / -float(np.iinfo(samples.dtype).min)
+    return np.atleast_2d(samples).T.astype(np.float32), rate
+
+
+def _rate(file: Any, dataset: Any) -> int | None:
+    for attributes in (dataset.attrs, file.attrs):
+        if "sample_rate" in attributes:
+            return int(attributes["sample_rate"])
+    return int(file["sample_rate"][()]) if "sample_rate" in file else None
+
+
+def _mix_down(samples: np.ndarray) -> np.ndarray:
+    if samples.shape[1] == 1:
+        return samples[:, 0]
+    mono = samples.mean(axis=1)
+    powers = np.square(samples).mean(axis=0)
+    if np.square(mono).mean() < _CANCELLED * powers.mean():
+        return samples[:, int(powers.argmax())]
+    return mono
+
+
+def _bad(name: Any, reason: str, detail: str) -> BadSample:
+    return BadSample(f"cannot read {name}: {detail}", source=str(name), reason=reason)
+
+
+def _reason(path: str | Path, error: Exception) -> tuple[str, str]:
+    """(a few words for counting, a sentence's end)."""
     path = Path(path)
     if not path.exists():
-        return "there is no such file"
+        return "no such file", "there is no such file"
     if path.is_dir():
-        return "it is a folder"
-    with path.open("rb") as file:
-        head = file.read(64)
+        return "no such file", "it is a folder"
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as unopened:
+        return "unreadable file", str(unopened.strerror)
     if not head:
-        return "it is empty"
+        return "empty file", "it is empty"
     if head.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer, not the audio (run `git lfs pull` in its repository)"
+        return "Git LFS pointer", "it is a Git LFS pointer, not the audio (run `git lfs pull` in its repository)"
     if head[4:8] == b"ftyp":
-        return "AAC/MP4 is not supported (convert it, e.g. with ffmpeg, to FLAC or WAV)"
-    return str(getattr(error, "error_string", error)).rstrip(".")
+        return "AAC", "AAC/MP4 is not supported (convert it, e.g. with ffmpeg, to FLAC or WAV)"
+    return "unreadable audio", str(getattr(error, "error_string", error)).rstrip(".")

@@ -1,86 +1,129 @@
-"""Clips of a manifest as a map-style dataset."""
+"""Clips of a collection as a map-style dataset."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from components.data.audio import load_audio
-from components.data.manifest import Record, read_manifest, resolve_audio_path, scan_audio
+from components.data.cache import ArrayCache
+from components.data.faults import Fault
+from components.data.identity import content_key, settings_key
+from components.data.manifest import Record, scan_audio
+from components.data.readers import iterate_records
+from components.data.readers.headers import header_of
+from components.data.records import Records
 from components.labels import UNKNOWN
-from utils.errors import UserError
+from utils.errors import BadSample, UserError
+
+logger = logging.getLogger(__name__)
 
 Augmentation = Callable[[Tensor, int], Tensor]
 
+# What of a record says where its audio lies.
+_PLACE = ("offset", "byte_offset", "num_bytes", "member", "channel")
+_NUM_PROBED = 8
+
 
 class AudioDataset(Dataset):
-    """Clips of a manifest, decoded, mixed down to mono and resampled.
+    """Clips of a collection, decoded, mixed down to mono and resampled.
 
-    An item is `{"id": str, "waveform": float32 [1, T], "targets": {target: int}, "seed": int}`.
+    An item is `{"id": str, "waveform": float32 [1, T], "targets": {target: int}, "seed": int, <field>: ...}`; with
+    `features`, `"features": float32 [L, F]` is in the waveform's place.
 
     Args:
-        manifest: a JSONL file, see `components.data.manifest`.
+        manifest: a JSONL file, or any collection that `components.data.readers` reads.
         sample_rate: Hz of the waveforms that come out.
         labels: target -> its class names in order. A clip whose record has no such label, or one that is not in the
             list, gets the class id -100.
+        fields: keys of the records that items bring along (`text`, `speaker`, ...). A record without one of them, or
+            with nothing but blanks there, can not be used.
         augment: None for evaluation: nothing is random and `seed` is 0. A mapping name -> `(waveform, sample_rate) ->
             waveform` makes it a training set, even an empty one: every visit of a clip draws a new `seed`, and the
             augmentations are applied in order. They draw from the global generators, which the Trainer's loader
             seeds by (seed, epoch, index) before an item is read.
+        features: a frontend `(waveform [1, 1, T], audio_lens [1]) -> (features [1, L, F], feature_lens [1])`, run here,
+            in the data workers where there are, instead of on the training's device.
         min_duration, max_duration: seconds; shorter and longer clips are left out and counted in `dropped`.
         max_samples: keep the first so many clips.
-        channel: which channel to take; None for the mean of all.
-        cache_bytes: keep up to so many bytes of decoded waveforms in memory (of each loader worker, where there are).
+        channel: which channel to take where a record does not say; None for the mean of all.
+        format: how `manifest` is laid out (`components.data.readers.FORMATS`); None tells it from what is there.
+        cache_bytes: keep up to so many bytes in memory (of each loader worker, where there are) of what comes before
+            anything random: the waveforms, or the features where nothing is augmented.
+        cache: keeps the same on disk, for all workers, ranks and runs.
+
+    Attributes:
+        bad_samples: `{"id", "source", "reason", "detail"}` of the lines that can not be used. Clips that turn out so
+            when they are read raise `BadSample`.
 
     Raises:
-        UserError: the manifest is unusable, every clip was left out, or (when read) a clip cannot be decoded.
+        UserError: the collection can not be read, or every clip was left out.
     """
 
     def __init__(
         self,
-        manifest: str | Path,
+        manifest: str | Path | Sequence[str] | Mapping[str, str],
         sample_rate: int,
         labels: Mapping[str, Sequence[str]] | None = None,
+        fields: Sequence[str] = (),
         augment: Mapping[str, Augmentation | None] | None = None,
+        features: nn.Module | None = None,
         min_duration: float = 0.0,
         max_duration: float | None = None,
         max_samples: int | None = None,
         channel: int | None = None,
+        format: str | None = None,
         cache_bytes: int = 0,
+        cache: ArrayCache | None = None,
     ) -> None:
-        self.manifest, self.sample_rate, self.channel = str(manifest), sample_rate, channel
+        self.manifest, self.sample_rate, self.channel, self.fields = manifest, sample_rate, channel, tuple(fields)
         self.class_ids = {
             target: {str(name): i for i, name in enumerate(names)} for target, names in (labels or {}).items()
         }
         self.augment = None if augment is None else {name: step for name, step in augment.items() if step is not None}
+        self.features = None if features is None else features.eval()
+        self._shortest, self._longest = min_duration, float("inf") if max_duration is None else max_duration
         self.dropped: Counter[str] = Counter()
-        kept = self._filter(self._read_records(), min_duration, max_duration)
-        self.records = kept if max_samples is None else kept[:max_samples]
-        if not self.records:
-            raise UserError(f"no clip of {manifest} is left: {dict(self.dropped) or f'max_samples={max_samples}'}")
-        self._cache: dict[int, Tensor] = {}
-        self._cache_room = cache_bytes
+        self.bad_samples: list[dict[str, Any]] = []
+        self._rates: Counter[int] = Counter()
+        self.records = Records.from_iterable(islice(self._usable(self._iterate(format)), max_samples))
+        if not len(self.records):
+            why = dict(self.dropped) or dict(Counter(bad["reason"] for bad in self.bad_samples))
+            raise UserError(f"no clip of {manifest} is left: {why or f'max_samples={max_samples}'}")
+        self._say_what_changes()
+        self._memory: dict[int, Tensor] = {}
+        self._memory_left = cache_bytes
+        self._cache = cache
+        made_of = [sample_rate] if self.features is None or self.augment is not None else [sample_rate, self.features]
+        self._settings = settings_key(made_of) if cache is not None else ""
 
-    def _read_records(self) -> list[Record]:
-        return read_manifest(self.manifest)
+    def _iterate(self, format: str | None) -> Iterator[Record]:
+        return iterate_records(self.manifest, format, on_bad=self.bad_samples.append)
 
-    def _filter(self, records: list[Record], shortest: float, longest: float | None) -> list[Record]:
-        kept = []
+    def _usable(self, records: Iterator[Record]) -> Iterator[Record]:
         for record in records:
-            if record["duration"] < shortest:
-                self.dropped[f"shorter than {shortest} s"] += 1
-            elif longest is not None and record["duration"] > longest:
-                self.dropped[f"longer than {longest} s"] += 1
+            if record["duration"] < self._shortest:
+                self.dropped[f"shorter than {self._shortest} s"] += 1
+            elif record["duration"] > self._longest:
+                self.dropped[f"longer than {self._longest} s"] += 1
+            elif missing := next((field for field in self.fields if _is_blank(record.get(field))), None):
+                detail = f"{record['id']} of {self.manifest} has no {missing!r}"
+                self.bad_samples.append(
+                    {"id": record["id"], "source": str(self.manifest), "reason": f"no {missing}", "detail": detail}
+                )
             else:
-                kept.append(record)
-        return kept
+                self._rates[record["sample_rate"]] += 1
+                yield record
 
     @property
     def deterministic(self) -> bool:
@@ -88,18 +131,21 @@ class AudioDataset(Dataset):
         return self.augment is None
 
     @property
-    def durations(self) -> list[float]:
-        """Seconds of each clip, as the manifest says."""
-        return [record["duration"] for record in self.records]
+    def durations(self) -> np.ndarray:
+        """Seconds of each clip, float64 `[N]`."""
+        return self.records.durations
 
     def fingerprint(self) -> dict[str, Any]:
         """What identifies this data in a run's record."""
+        one_file = isinstance(self.manifest, (str, Path)) and Path(self.manifest).is_file()
+        identity = Path(self.manifest).read_bytes() if one_file else "\n".join(r["id"] for r in self.records).encode()
         return {
-            "manifest": self.manifest,
-            "sha256": hashlib.sha256(Path(self.manifest).read_bytes()).hexdigest(),
+            "manifest": str(self.manifest),
+            "sha256": hashlib.sha256(identity).hexdigest(),
             "num_items": len(self),
-            "hours": round(sum(self.durations) / 3600, 4),
+            "hours": round(float(self.durations.sum()) / 3600, 4),
             "dropped": dict(self.dropped),
+            "bad": len(self.bad_samples),
         }
 
     def __len__(self) -> int:
@@ -107,32 +153,99 @@ class AudioDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self.records[index]
-        waveform, seed = self._waveform(index), 0
+        content, seed = self._before_chance(index, record), 0
         if self.augment is not None:
             seed = int(torch.randint(2**62, ()))
             for step in self.augment.values():
-                waveform = step(waveform, self.sample_rate)
-        return {"id": record["id"], "waveform": waveform, "targets": self._targets(record), "seed": seed}
+                content = step(content, self.sample_rate)
+            content = self._features(content, record)
+        own = {"waveform" if self.features is None else "features": content}
+        fields = {field: record[field] for field in self.fields}
+        return {"id": record["id"], **own, "targets": self._targets(record), "seed": seed, **fields}
 
     def _targets(self, record: Record) -> dict[str, int]:
         labels = record.get("labels", {})
         return {target: ids.get(str(labels.get(target)), UNKNOWN) for target, ids in self.class_ids.items()}
 
-    def _waveform(self, index: int) -> Tensor:
-        if index in self._cache:
-            return self._cache[index]
-        record = self.records[index]
-        path = resolve_audio_path(record, self.manifest)
-        waveform = load_audio(path, self.sample_rate, self.channel)
+    def _before_chance(self, index: int, record: Record) -> Tensor:
+        """Everything that is the same at every visit: the waveform, or the features where nothing is augmented."""
+        if index in self._memory:
+            return self._memory[index]
+        content = self._cached(record) if self._cache is not None else self._compute(record)
+        if content.nbytes <= self._memory_left:
+            self._memory_left -= content.nbytes
+            self._memory[index] = content
+        return content
+
+    def _cached(self, record: Record) -> Tensor:
+        place = {"channel": self.channel} | {name: record[name] for name in _PLACE if name in record}
+        path = record["audio_path"]
+        try:
+            key = content_key(path, duration=record["duration"], **place)
+        except UserError:
+            return self._compute(record)  # which knows better why it can not be read
+        return torch.from_numpy(
+            self._cache.get_or_make(f"{key}-{self._settings}", lambda: self._compute(record).numpy())
+        )
+
+    def _compute(self, record: Record) -> Tensor:
+        waveform = self._waveform(record)
+        return waveform if self.augment is not None else self._features(waveform, record)
+
+    def _features(self, waveform: Tensor, record: Record) -> Tensor:
+        if self.features is None:
+            return waveform
+        with torch.no_grad():
+            features, lens = self.features(waveform.unsqueeze(0), torch.tensor([waveform.shape[-1]]))
+        if not int(lens[0]):
+            raise BadSample(
+                f"{record['id']} of {self.manifest} is too short for a single frame: {waveform.shape[-1]} samples",
+                sample_id=record["id"], source=record["audio_path"], reason="too short for a frame",
+            )  # fmt: skip
+        return features[0, : int(lens[0])]
+
+    def _waveform(self, record: Record) -> Tensor:
+        duration = record["duration"]
+        # A manifest rounds, and decoders add a little; what is much longer than it says is cut.
+        slack = 0.0 if "offset" in record else max(0.1, 0.05 * duration)
+        place = {"channel": self.channel} | {name: record[name] for name in _PLACE if name in record}
+        try:
+            waveform = load_audio(record["audio_path"], self.sample_rate, duration=duration + slack, **place)
+        except BadSample as error:
+            error.sample_id = record["id"]
+            raise
         # libsndfile shortens a truncated file without a word: only the manifest knows better.
-        missing = record["duration"] - waveform.shape[-1] / self.sample_rate
-        if missing > max(0.1, 0.05 * record["duration"]):
-            promised = f"the {record['duration']} s of {self.manifest}"
-            raise UserError(f"cannot read {path}: it ends {missing:.2f} s before {promised}")
-        if waveform.nbytes <= self._cache_room:
-            self._cache_room -= waveform.nbytes
-            self._cache[index] = waveform
+        missing = duration - waveform.shape[-1] / self.sample_rate
+        if missing > max(0.1, 0.05 * duration):
+            promised = f"the {duration} s of {self.manifest}"
+            message = f"cannot read {record['audio_path']}: it ends {missing:.2f} s before {promised}"
+            raise BadSample(message, sample_id=record["id"], source=record["audio_path"], reason="truncated")
+        if -missing >= slack - 2 / self.sample_rate and slack:
+            waveform = waveform[:, : max(1, round(duration * self.sample_rate))]
         return waveform
+
+    def _say_what_changes(self) -> None:
+        """Once per collection: what resampling loses or can not bring back, and how channels become one."""
+        wanted = self.sample_rate
+        for rate, count in sorted(self._rates.items()):
+            lost = f"what lies above {wanted / 2:g} Hz is lost" if rate > wanted else f"they end at {rate / 2:g} Hz"
+            if rate != wanted:
+                clips = f"{count} of {len(self)} clips"
+                logger.warning("%s: %s are resampled from %d Hz to %d Hz: %s", self.manifest, clips, rate, wanted, lost)
+        if self.channel is None and (num_channels := self._most_channels()) > 1:
+            told = f"clips of {num_channels} channels are mixed down to one (channel=0 takes the first)"
+            logger.info("%s: %s", self.manifest, told)
+
+    def _most_channels(self) -> int:
+        """Of a few clips, evenly spaced: their headers are all that is looked at."""
+        most = 1
+        for index in np.unique(np.linspace(0, len(self) - 1, _NUM_PROBED).astype(int)):
+            record = self.records[int(index)]
+            try:
+                most = max(most, 1 if "channel" in record else header_of(record).num_channels)
+            except Fault:
+                continue  # reading it will say so
+        return most
 
 
 class AudioFiles(AudioDataset):
@@ -145,13 +258,11 @@ class AudioFiles(AudioDataset):
 
     def __init__(self, paths: str | Sequence[str], sample_rate: int, channel: int | None = None) -> None:
         self._paths = paths
-        super().__init__("", sample_rate, channel=channel)
+        super().__init__(str(paths), sample_rate, channel=channel)
 
-    def _read_records(self) -> list[Record]:
-        return scan_audio(self._paths)
+    def _iterate(self, format: str | None) -> Iterator[Record]:
+        return iter(scan_audio(self._paths))
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What identifies this data in a run's record: there is no manifest, so its ids are hashed."""
-        ids = "\n".join(record["id"] for record in self.records)
-        digest = hashlib.sha256(ids.encode()).hexdigest()
-        return {"sha256": digest, "num_items": len(self), "hours": round(sum(self.durations) / 3600, 4)}
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())

@@ -36,6 +36,13 @@ def test_a_failed_write_leaves_the_old_manifest(tmp_path):
     assert read_manifest(tmp_path / "m.jsonl") == [RECORD]
 
 
+def test_a_name_in_gz_is_compressed_and_the_same_each_time(tmp_path):
+    for name in ("one.jsonl.gz", "two.jsonl.gz"):
+        write_manifest(tmp_path / name, iter([RECORD]))
+    assert read_manifest(tmp_path / "one.jsonl.gz") == [RECORD]
+    assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
+
+
 def test_a_byte_order_mark_and_blank_lines_are_no_error(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(RECORD).encode() + b"\r\n\r\n")
