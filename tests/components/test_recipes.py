@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from components.data import AudioDataset, read_manifest
-from components.data.recipes import common, prepare_environmental_sounds, prepare_spoken_digits, prepare_spoken_words
+from components.data.recipes import (
+    common,
+    download,
+    prepare_environmental_sounds,
+    prepare_spoken_digits,
+    prepare_spoken_words,
+)
 from tests.components.clips import write_clip
 from utils.errors import UserError
 
@@ -23,9 +29,9 @@ def read_splits(folder):
 @pytest.fixture
 def no_internet(monkeypatch):
     def refuse(*arguments, **options):
-        raise common.urllib.error.URLError("no route to host")
+        raise download.urllib.error.URLError("no route to host")
 
-    monkeypatch.setattr(common.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(download.urllib.request, "urlopen", refuse)
 
 
 @pytest.mark.parametrize("layout", ["recordings/{0}_{1}_{2}.wav", "audio/{1}/{0}_{1}_{2:0>2}.flac"])

@@ -1,6 +1,6 @@
-"""Environmental sounds: ESC-10, the ten-class part of ESC-50.
+"""Environmental sounds: ESC-50, and ESC-10, the ten-class part of it.
 
-What: 400 clips of ten classes in five folds, nominally 5 s; clips of one Freesound source share a fold.
+What: 2 000 clips of fifty classes, 400 of ten, in five folds, nominally 5 s; clips of one source share a fold.
 Licence: ESC-10 is CC BY 3.0 (K. J. Piczak, doi:10.1145/2733373.2806390); the ESC-50 repository is CC BY-NC 3.0.
 Source: github.com/karolpiczak/ESC-50.
 Splits: one fold is `test`, one `val`, all others `train`.
@@ -15,17 +15,20 @@ from pathlib import Path
 
 from components.data.manifest import Record
 from components.data.recipes.common import (
+    Corpus,
     audio_record,
-    download_archive,
     is_prepared,
     require_folder,
     whole_folder,
-    write_splits,
+    write_corpus,
 )
+from components.data.recipes.download import download_archive
 from utils.errors import UserError
 
-URL = "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.tar.gz"
-_NUM_RECORDINGS = 400
+COMMIT = "33c8ce9eb2cf0b1c2f8bcf322eb349b6be34dbb6"
+URL = f"https://github.com/karolpiczak/ESC-50/archive/{COMMIT}.tar.gz"
+CORPUS = Corpus("ESC-50", "CC BY-NC 3.0; its ESC-10 part CC BY 3.0", "https://github.com/karolpiczak/ESC-50")
+_CLIPS_PER_CLASS = 40
 _NAME = re.compile(r"(?P<fold>[1-5])-\d+-[A-Z](-\d+)?\.(ogg|wav|flac)")
 # The three layouts name the same classes differently.
 _ALIASES = {
@@ -48,7 +51,7 @@ def prepare_environmental_sounds(
 
     Args:
         download_dir: where the archive is unpacked, if it is needed.
-        classes: class names of the target `sound`, as ESC-10 spells them.
+        classes: class names of the target `sound`, as ESC-10 or ESC-50 spells them; clips of others are left aside.
         test_fold, val_fold: 1 to 5; the same number twice makes one fold both, and trains on all others.
         data_root: a copy of the corpus: the tree of ESC-50 (`meta/esc50.csv`, `audio/`), that of ESC-10
             (`001 - Dog bark/1-30226-A.ogg`), or folders named after the classes. It is only read. None: downloaded.
@@ -57,15 +60,17 @@ def prepare_environmental_sounds(
         UserError: `data_root` holds no such clips, a split would be empty, or the download is impossible.
     """
     folder = Path(output_dir)
-    settings = {"data_root": data_root, "classes": list(classes), "folds": [test_fold, val_fold], "version": 1}
+    settings = {"data_root": data_root, "classes": list(classes), "folds": [test_fold, val_fold], "version": 2}
     if is_prepared(folder, settings):
         return
     corpus = require_folder(data_root) if data_root else download_archive(URL, Path(download_dir), "esc50")
-    clips = [(path, label) for path, label in _labelled_clips(corpus) if label in set(classes)]
+    named = {name: spelling for spelling in classes for name in (spelling, _class_name(spelling))}
+    clips = [(path, named[label]) for path, label in _labelled_clips(corpus) if label in named]
     if not clips:
         raise UserError(f"{corpus} has neither meta/esc50.csv nor folders of clips named after the classes")
-    if not data_root and len(clips) != _NUM_RECORDINGS:
-        raise UserError(f"{corpus} holds {len(clips)} of {_NUM_RECORDINGS} clips: remove it and run again")
+    if not data_root and len(clips) != _CLIPS_PER_CLASS * len(classes):
+        expected = _CLIPS_PER_CLASS * len(classes)
+        raise UserError(f"{corpus} holds {len(clips)} of {expected} clips: remove it and run again")
     splits: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
     for path, label in clips:
         fold = int(path.name[0])
@@ -73,7 +78,7 @@ def prepare_environmental_sounds(
         for role in roles:
             splits[role].append(audio_record(path, path.stem, labels={"sound": label}, fold=fold, split=role))
     with whole_folder(folder, settings) as temporary:
-        write_splits(temporary, splits)
+        write_corpus(temporary, CORPUS, splits, overlapping=test_fold == val_fold)
 
 
 def _labelled_clips(corpus: Path) -> Iterator[tuple[Path, str]]:

@@ -14,17 +14,19 @@ from pathlib import Path
 
 from components.data.manifest import Record
 from components.data.recipes.common import (
+    Corpus,
     audio_record,
-    download_archive,
     is_prepared,
     require_folder,
     whole_folder,
-    write_splits,
+    write_corpus,
 )
+from components.data.recipes.download import download_archive
 from utils.errors import UserError
 
 COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
 URL = f"https://github.com/Jakobovski/free-spoken-digit-dataset/archive/{COMMIT}.tar.gz"
+CORPUS = Corpus("Free Spoken Digit Dataset", "CC BY-SA 4.0", "https://github.com/Jakobovski/free-spoken-digit-dataset")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _NUM_RECORDINGS = 3_000
 _NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<take>\d+)\.(wav|flac)", re.IGNORECASE)
@@ -46,7 +48,7 @@ def prepare_spoken_digits(
         UserError: `data_root` holds no such files, or the download is impossible or incomplete.
     """
     folder = Path(output_dir)
-    settings = {"data_root": data_root, "speakers": list(speakers), "version": 1}
+    settings = {"data_root": data_root, "speakers": list(speakers), "version": 2}
     if is_prepared(folder, settings):
         return
     corpus = require_folder(data_root) if data_root else download_archive(URL, Path(download_dir), "fsdd")
@@ -60,7 +62,7 @@ def prepare_spoken_digits(
         record = _record(path, set(speakers))
         splits[record["split"]].append(record)
     with whole_folder(folder, settings) as temporary:
-        write_splits(temporary, splits)
+        write_corpus(temporary, CORPUS, splits)
 
 
 def _record(path: Path, speakers: set[str]) -> Record:

@@ -29,11 +29,12 @@ import soundfile
 
 from components.data.audio import resample
 from components.data.manifest import Record
-from components.data.recipes.common import is_prepared, whole_folder, write_splits
+from components.data.recipes.common import Corpus, is_prepared, whole_folder, write_corpus
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+CORPUS = Corpus("Spoken words", "the recordings are yours", "https://github.com/espeak-ng/espeak-ng, release 1.52")
 SAMPLE_RATE = 16_000
 _ESPEAK_RATE = 22_050
 _MIN_RATE, _MAX_RATE = 110, 230  # words per minute
@@ -93,7 +94,7 @@ def prepare_spoken_words(
         splits: dict[str, list[Record]] = {"train": [], "val": [], "test": []}
         for utterance in utterances:
             splits[utterance.split].append(spoken[utterance.id])
-        write_splits(temporary, splits)
+        write_corpus(temporary, CORPUS, splits)
 
 
 def _plan(
