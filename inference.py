@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from utils.config import hydra_main
 from utils.errors import UserError
@@ -25,6 +25,7 @@ def main(request: DictConfig) -> None:
 
     from trainer.checkpoint import find
     from trainer.loading import load_trained
+    from trainer.prediction import predict_with
 
     checkpoint = find(request.checkpoint or run.default_checkpoint(), run.checkpoint_dir)
     model, predictor = run.build("model"), run.build("predictor")
@@ -34,7 +35,7 @@ def main(request: DictConfig) -> None:
     for evaluation in todo:
         if evaluation.recipe is not None:
             instantiate_untrusted(evaluation.recipe)
-        records, bad = predict(model, predictor, instantiate_untrusted(evaluation.loader), device)
+        records, bad = predict_with(model, predictor, instantiate_untrusted(evaluation.loader), device)
         output = Path(request.output or run.exp_dir / "predictions" / f"{evaluation.name}.jsonl")
         output.parent.mkdir(parents=True, exist_ok=True)
         write_jsonl(output, records)
@@ -44,25 +45,6 @@ def main(request: DictConfig) -> None:
             named = output.with_suffix(".bad.jsonl")
             write_jsonl(named, bad)
             print(f"{evaluation.name}: {len(bad)} bad samples left out, the first: {bad[0]['detail']}  -> {named}")
-
-
-def predict(model: Any, predictor: Any, loader: Any, device: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The predictor's records of every batch, in the loader's order, and what could not be used."""
-    import torch
-    from accelerate.utils import send_to_device
-    from tqdm import tqdm
-
-    from trainer.data import plan_loader
-
-    model.to(device).eval()
-    records: list[dict[str, Any]] = []
-    bad = list(getattr(loader.dataset, "bad_samples", ()))
-    with torch.inference_mode():
-        for loaded in tqdm(plan_loader(loader, seed=0, skip_bad=True), disable=None, leave=False):
-            bad += loaded.bad
-            if not loaded.is_substitute:
-                records += predictor(model, send_to_device(loaded.batch, device))
-    return records, bad
 
 
 if __name__ == "__main__":

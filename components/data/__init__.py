@@ -4,13 +4,18 @@ from components.data.collate import PadCollate
 from components.data.concat import ConcatDataset
 from components.data.dataset import AudioDataset, AudioFiles
 from components.data.manifest import read_manifest, scan_audio, write_manifest
+from components.data.readers import iterate_records, read_records
+from components.data.records import Records
 
 __all__ = [
     "AudioDataset",
     "AudioFiles",
     "ConcatDataset",
     "PadCollate",
+    "Records",
+    "iterate_records",
     "read_manifest",
+    "read_records",
     "scan_audio",
     "write_manifest",
 ]

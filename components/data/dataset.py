@@ -19,9 +19,9 @@ from components.data.audio import load_audio
 from components.data.cache import ArrayCache
 from components.data.faults import Fault
 from components.data.identity import content_key, settings_key
-from components.data.manifest import Record, scan_audio
+from components.data.manifest import Record, audio_files
 from components.data.readers import iterate_records
-from components.data.readers.headers import header_of
+from components.data.readers.headers import complete, header_of
 from components.data.records import Records
 from components.labels import UNKNOWN
 from utils.errors import BadSample, UserError
@@ -261,7 +261,15 @@ class AudioFiles(AudioDataset):
         super().__init__(str(paths), sample_rate, channel=channel)
 
     def _iterate(self, format: str | None) -> Iterator[Record]:
-        return iter(scan_audio(self._paths))
+        for file in audio_files(self._paths):
+            record: Record = {"id": str(file), "audio_path": str(file.absolute())}
+            try:
+                complete(record)
+            except Fault as fault:
+                told = {"id": str(file), "source": str(file), "reason": fault.reason, "detail": fault.detail}
+                self.bad_samples.append(told)
+            else:
+                yield record
 
 
 def _is_blank(value: Any) -> bool:

@@ -131,14 +131,12 @@ def resolve_audio_path(record: Record, manifest: str | Path) -> Path:
     return Path(manifest).parent / record["audio_path"]
 
 
-def scan_audio(paths: str | Path | Sequence[str | Path]) -> list[Record]:
-    """One record per audio file among `paths`, which are files and folders (searched deeply), in sorted order.
+def audio_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The audio files among `paths`, which are files and folders (searched deeply), in sorted order.
 
     Raises:
-        UserError: a path does not exist, a file cannot be read, or nothing was found.
+        UserError: a path does not exist, or there is no audio file.
     """
-    import soundfile
-
     roots = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
     files: list[Path] = []
     for root in roots:
@@ -150,18 +148,23 @@ def scan_audio(paths: str | Path | Sequence[str | Path]) -> list[Record]:
             raise UserError(f"{root} does not exist")
     if not files:
         raise UserError(f"no audio files in {', '.join(map(str, roots))}")
+    return list(dict.fromkeys(files))
+
+
+def scan_audio(paths: str | Path | Sequence[str | Path]) -> list[Record]:
+    """One record per file of `audio_files(paths)`, its duration and rate from the header.
+
+    Raises:
+        UserError: as `audio_files`, or a file cannot be read.
+    """
+    import soundfile
+
     records = []
-    for file in dict.fromkeys(files):
+    for file in audio_files(paths):
         try:
             info = soundfile.info(file)
         except soundfile.LibsndfileError as error:
             raise UserError(f"cannot read {file}: {error.error_string}") from None
-        records.append(
-            {
-                "id": str(file),
-                "audio_path": str(file.absolute()),
-                "duration": info.duration,
-                "sample_rate": info.samplerate,
-            }
-        )
+        duration, rate = info.duration, info.samplerate
+        records.append({"id": str(file), "audio_path": str(file.absolute()), "duration": duration, "sample_rate": rate})
     return records

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from components.data import AudioDataset, read_manifest, write_manifest
+from components.data import AudioDataset, AudioFiles, read_manifest, write_manifest
 from components.data.audio import load_audio
 from components.data.cache import ArrayCache
 from components.features import LogMel
@@ -186,6 +186,14 @@ def test_a_collection_without_a_usable_clip_says_why(tmp_path):
     write_manifest(tmp_path / "m.jsonl", [record("a.wav", id=name) for name in "ab"])
     with pytest.raises(UserError, match=r"no clip of .*m.jsonl is left: \{'no text': 2\}"):
         AudioDataset(tmp_path / "m.jsonl", RATE, fields=["text"])
+
+
+def test_plain_files_that_can_not_be_read_are_named(tmp_path):
+    write_clip(tmp_path / "a.wav")
+    (tmp_path / "b.wav").write_text("<html>")
+    dataset = AudioFiles(str(tmp_path), RATE)
+    assert [dataset[i]["id"] for i in range(len(dataset))] == [str(tmp_path / "a.wav")]
+    assert [bad["reason"] for bad in dataset.bad_samples] == ["unreadable audio"]
 
 
 def test_manifests_of_other_kinds_are_read_by_name(tmp_path):
