@@ -32,7 +32,7 @@ class Tagger(nn.Module):
     """Waveforms to logits of one or several targets.
 
     Args:
-        frontend: `(waveform, audio_lens) -> (features [B, L, F], feature_lens)`, with `num_features` for F.
+        frontend: `(waveform, audio_lens, seed) -> (features [B, L, F], feature_lens)`, with `num_features` for F.
         backbone: makes, from `num_features`, a module `(features, feature_lens) -> (hidden [B, L', D], hidden_lens)`
             with `embed_dim` for D.
         head: makes, from `embed_dim` and `num_classes`, a module `(hidden, hidden_lens) -> (logits, embedding)`.
@@ -60,7 +60,7 @@ class Tagger(nn.Module):
 
     def forward(self, waveform: Tensor, audio_lens: Tensor, seed: Tensor | None = None) -> TaggerOutput:
         """`waveform [B, 1, T]`, `audio_lens [B]`, `seed [B]` of the augmentation; padding is never seen."""
-        features, feature_lens = self.frontend(waveform, audio_lens)
+        features, feature_lens = self.frontend(waveform, audio_lens, seed)
         if self.augment is not None:
             features = self.augment(features, feature_lens, seed)
         hidden, hidden_lens = self.backbone(features, feature_lens)
