@@ -156,12 +156,21 @@ class AudioDataset(Dataset):
         content, seed = self._before_chance(index, record), 0
         if self.augment is not None:
             seed = int(torch.randint(2**62, ()))
-            for step in self.augment.values():
-                content = step(content, self.sample_rate)
+            content = self._augmented(content, record)
             content = self._features(content, record)
         own = {"waveform" if self.features is None else "features": content}
         fields = {field: record[field] for field in self.fields}
         return {"id": record["id"], **own, "targets": self._targets(record), "seed": seed, **fields}
+
+    def _augmented(self, waveform: Tensor, record: Record) -> Tensor:
+        assert self.augment is not None
+        try:
+            for step in self.augment.values():
+                waveform = step(waveform, self.sample_rate)
+        except BadSample as error:
+            error.sample_id, error.source = record["id"], record["audio_path"]
+            raise
+        return waveform
 
     def _targets(self, record: Record) -> dict[str, int]:
         labels = record.get("labels", {})

@@ -31,8 +31,8 @@ class MultiTargetLoss:
 class MultiTargetCrossEntropy(nn.Module):
     """Sum over targets of `weight * cross entropy`, summed over clips.
 
-    The loss of a batch is  (1 / B) * sum_b sum_t weight_t * CE(logits_tb, target_tb):  per clip, not per label. A clip
-    whose class is unknown (-100) adds nothing for that target, but counts as a clip.
+    Targets are class ids, or shares of the classes as `components.augment.Mixup` makes them. The loss of a batch is  (1 / B) * sum_b sum_t weight_t * CE(logits_tb, target_tb):  per clip, not per label. A clip
+    whose class is unknown (-100, or no share of any) adds nothing for that target, but counts as a clip.
 
     Args:
         weights: target -> weight, exactly the targets to train; None trains all that the model has, with weight 1.
@@ -45,11 +45,15 @@ class MultiTargetCrossEntropy(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, logits: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> MultiTargetLoss:
-        """`{target: [B, K]}` and `{target: int64 [B]}` to sums."""
+        """`{target: [B, K]}` and `{target: int64 [B]}`, or shares `[B, K]`, to sums."""
         weights = self.weights if self.weights is not None else dict.fromkeys(logits, 1.0)
         options = {"ignore_index": UNKNOWN, "reduction": "sum", "label_smoothing": self.label_smoothing}
         sums = {name: cross_entropy(logits[name].float(), targets[name], **options) for name in weights}
         loss = sum(weight * sums[name] for name, weight in weights.items())
-        counts = {name: (targets[name] != UNKNOWN).sum() for name in weights}
+        counts = {name: _num_known(targets[name]) for name in weights}
         num_items = len(next(iter(targets.values())))
         return MultiTargetLoss(loss, num_items, sums, counts)
+
+
+def _num_known(target: Tensor) -> Tensor:
+    return (target.sum(1) > 0).sum() if target.is_floating_point() else (target != UNKNOWN).sum()

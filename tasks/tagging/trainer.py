@@ -46,8 +46,9 @@ class TaggingTrainer(Trainer):
         result = self.loss_fn(output.logits, targets)
         metrics: dict[str, tuple[Tensor, Tensor]] = {}
         for target, count in result.counts.items():
+            truth = targets[target].argmax(1) if targets[target].is_floating_point() else targets[target]
             # A class id of -100, unknown, is never the largest logit's.
-            correct = (output.logits[target].argmax(1) == targets[target]).sum()
+            correct = (output.logits[target].argmax(1) == truth).sum()
             metrics[metric_name(target, "accuracy", self.main_target)] = (correct, count)
             if len(result.counts) > 1:
                 metrics[f"{target}_loss"] = (result.sums[target].detach(), count)

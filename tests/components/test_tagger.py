@@ -122,6 +122,15 @@ def test_the_loss_is_a_sum_over_known_labels_and_a_count_of_clips():
     torch.testing.assert_close(result.sums["speaker"], speaker)
 
 
+def test_shares_of_classes_are_targets_too():
+    logits = {"word": torch.randn(3, 4)}
+    ids = torch.tensor([2, -100, 0])
+    shares = torch.nn.functional.one_hot(ids.clamp(min=0), 4).float() * (ids >= 0).unsqueeze(1)
+    by_id, by_share = (MultiTargetCrossEntropy()(logits, {"word": target}) for target in (ids, shares))
+    assert torch.allclose(by_id.loss, by_share.loss)
+    assert by_id.counts["word"] == by_share.counts["word"] == 2
+
+
 def test_a_batch_without_any_label_has_no_loss_and_finite_gradients():
     logits = {"word": torch.randn(2, 5, requires_grad=True)}
     result = MultiTargetCrossEntropy(label_smoothing=0.1)(logits, {"word": torch.tensor([-100, -100])})
