@@ -25,6 +25,7 @@ from components.data.readers.headers import complete, header_of
 from components.data.records import Records
 from components.labels import UNKNOWN
 from utils.errors import BadSample, UserError
+from utils.logging import is_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ class AudioDataset(Dataset):
         if not len(self.records):
             why = dict(self.dropped) or dict(Counter(bad["reason"] for bad in self.bad_samples))
             raise UserError(f"no clip of {manifest} is left: {why or f'max_samples={max_samples}'}")
-        self._say_what_changes()
+        if is_main_process():
+            self._say_what_changes()
         self._memory: dict[int, Tensor] = {}
         self._memory_left = cache_bytes
         self._cache = cache
