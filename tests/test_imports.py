@@ -28,7 +28,6 @@ HEAVY = {
     "diffusers",
     "lhotse",
     "h5py",
-    "diskcache",
     "wandb",
     "audiomentations",
     "matplotlib",

@@ -1,17 +1,21 @@
 """From manifests to padded batches."""
 
+from components.data.cache import ArrayCache
 from components.data.collate import PadCollate
 from components.data.concat import ConcatDataset
 from components.data.dataset import AudioDataset, AudioFiles
 from components.data.manifest import read_manifest, scan_audio, write_manifest
+from components.data.precomputed import PrecomputedDataset
 from components.data.readers import iterate_records, read_records
 from components.data.records import Records
 
 __all__ = [
+    "ArrayCache",
     "AudioDataset",
     "AudioFiles",
     "ConcatDataset",
     "PadCollate",
+    "PrecomputedDataset",
     "Records",
     "iterate_records",
     "read_manifest",

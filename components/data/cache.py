@@ -29,7 +29,7 @@ __all__ = ["ArrayCache", "content_key", "settings_key"]
 
 logger = logging.getLogger(__name__)
 
-_PAGE_BYTES = 32_768  # of the measured 4, 16, 32 and 64 KiB, good for entries of 20 kB and of 300 kB
+_PAGE_BYTES = 32_768  # between the 16 and 64 KiB that were fast with entries of 20 kB and of 300 kB
 _LOG_BYTES = 16 * 2**20  # the write-ahead log is folded into the database when it is longer
 _SLOT_BYTES = 8 * _PAGE_BYTES  # the most that an entry takes beside its array, where trees of pages grow
 _MOST_BYTES = 900_000_000  # SQLite takes no value of more than 1e9

@@ -106,7 +106,9 @@ class AudioDataset(Dataset):
         self._memory: dict[int, Tensor] = {}
         self._memory_left = cache_bytes
         self._cache = cache
-        made_of = [sample_rate] if self.features is None or self.augment is not None else [sample_rate, self.features]
+        made_of: list[Any] = [sample_rate, load_audio]
+        if self.features is not None and self.augment is None:
+            made_of.append(self.features)
         self._settings = settings_key(made_of) if cache is not None else ""
 
     def _iterate(self, format: str | None) -> Iterator[Record]:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
@@ -50,13 +51,12 @@ def content_key(
     Raises:
         UserError: there is no such file.
     """
-    path = Path(path).resolve()
     try:
-        stat = path.stat()
+        stat = os.stat(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     place = [offset, duration, channel, byte_offset, num_bytes, member]
-    return _digest([str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, *place])
+    return _digest([os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, *place])
 
 
 def settings_key(computes: Any) -> str:
@@ -105,6 +105,8 @@ def _describe(value: Any, where: str, inside: tuple[int, ...]) -> Any:
 
 
 def _describe_array(value: Tensor | np.ndarray) -> list[Any]:
+    if isinstance(value, Tensor) and value.is_meta:  # without data, such as what old weight norms compute when called
+        return ["meta", str(value.dtype), list(value.shape)]
     if isinstance(value, Tensor):
         kind, shape = str(value.dtype), list(value.shape)
         data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

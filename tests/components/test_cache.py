@@ -319,6 +319,8 @@ def test_any_changed_setting_is_another_key():
         weights(0.1),
         weights(0.1).double(),
         weights(0.1 + 1e-7),
+        nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)),
+        nn.Linear(2, 2, device="meta"),
         nn.GRU(2, 2, num_layers=2).eval().requires_grad_(False).to(torch.bfloat16),
         Pipeline(1.0, {"a": 1, "b": 2}, table),
         Pipeline(1, {"a": 1, "b": 2}, table),
@@ -343,6 +345,7 @@ def test_any_changed_setting_is_another_key():
     assert settings_key(LogMel(16_000)) == keys[0]
 
 
+@pytest.mark.slow
 def test_a_key_is_the_same_in_another_process():
     code = "from components.data.cache import settings_key; from components.features import LogMel; "
     code += "print(settings_key({'a': LogMel(16_000), 'b': {'x', 'y', 'z'}}), end='')"
@@ -355,6 +358,7 @@ def test_a_key_is_the_same_in_another_process():
     assert keys == {settings_key({"a": LogMel(16_000), "b": {"x", "y", "z"}})}
 
 
+@pytest.mark.slow
 def test_changed_code_is_another_key(tmp_path):
     (tmp_path / "inner.py").write_text("GAIN = 1\n\ndef scale(x):\n    return x * GAIN\n")
     (tmp_path / "outer.py").write_text("from inner import scale\n\ndef frontend(x):\n    return scale(x)\n")
