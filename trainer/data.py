@@ -61,8 +61,9 @@ class _RankBatches(Sampler):
 class PlannedLoader:
     """A map-style DataLoader, planned: same order on any machine, an equal number of batches on every rank.
 
-    Where the batches do not divide by the ranks, the samples of the last round are dealt out evenly; with `drop_last`
-    that round is dropped. If it has fewer samples than ranks, the others repeat one that must not count (`is_padding`).
+    Where the batches do not divide by the ranks, the largest of the last round are halved until every rank has one, so
+    that none grows and none mixes what a sampler kept apart; with `drop_last` that round is dropped. If it has fewer
+    samples than ranks, the others repeat one that must not count (`is_padding`).
     """
 
     def __init__(
@@ -97,10 +98,15 @@ class PlannedLoader:
         rounds += bool(rest) and not self._drop_last
         return rounds if self._limit is None else min(rounds, self._limit)
 
-    def start(self, number: int, cursor: int = 0) -> None:
-        """Go to pass `number`, behind its first `cursor` batches of this rank."""
+    def length_of(self, number: int) -> int:
+        """Batches of this rank in pass `number`: a sampler need not have as many in every pass."""
         if number != self._number:
             self._number, self._plan = number, self._planner(number)
+        return len(self)
+
+    def start(self, number: int, cursor: int = 0) -> None:
+        """Go to pass `number`, behind its first `cursor` batches of this rank."""
+        self.length_of(number)
         self._cursor = cursor
         if hasattr(self._reader.dataset, "set_epoch"):
             self._reader.dataset.set_epoch(number)
@@ -127,19 +133,24 @@ class PlannedLoader:
 
     def is_padding(self, position: int) -> bool:
         """Whether this rank's batch at `position` only keeps it in step with the others."""
-        first = position * self._world_size
-        rest = len(self._plan) - first
-        return rest < self._world_size and sum(map(len, self._tail(first))) <= self._rank
+        return self._rank >= len(self._round(position))
 
-    def _tail(self, first: int) -> list[Indices]:
-        return [self._plan[g] for g in range(first, len(self._plan))]
+    def _round(self, position: int) -> list[Indices]:
+        """What the ranks read at `position`; fewer than them only where there are fewer samples."""
+        first = position * self._world_size
+        batches = [self._plan[g] for g in range(first, min(first + self._world_size, len(self._plan)))]
+        while len(batches) < self._world_size and len(largest := max(batches, key=len)) > 1:
+            half = len(largest) // 2
+            batches[batches.index(largest)] = largest[:half]
+            batches.append(largest[half:])
+        return batches
 
     def _indices(self, position: int) -> Indices:
         first = position * self._world_size
         if len(self._plan) - first >= self._world_size:
             return self._plan[first + self._rank]
-        samples = [index for batch in self._tail(first) for index in batch]
-        return samples[self._rank :: self._world_size] or samples[:1]
+        batches = self._round(position)
+        return batches[self._rank] if self._rank < len(batches) else batches[0][:1]
 
     def _keys(self) -> Iterator[Any]:
         for position in range(self._cursor, len(self)):
@@ -151,7 +162,9 @@ class PlannedLoader:
         for place, index in enumerate(self._indices(position)):
             # A sampler may hand out whole cuts instead of numbers: those go by their place in the plan.
             number = int(index) if isinstance(index, Integral) else mix(position * self._world_size + self._rank, place)
-            keys.append((index, mix(self._seed, self._number, number)))
+            # One that comes again in a pass says so, to be drawn anew.
+            visit = getattr(index, "visit", 0)
+            keys.append((index, mix(self._seed, self._number, number, *([visit] if visit else []))))
         return keys
 
 
@@ -282,8 +295,11 @@ class BatchStream:
         if self.epoch_length is None:
             yield from self._until_exhausted()
             return
-        for taken in range(num_taken + 1, self.epoch_length + 1):
-            yield self._take(self._next()), taken == self.epoch_length
+        length = self.epoch_length
+        if isinstance(self._loader, PlannedLoader) and not self._endless:
+            length = self._loader.length_of(0 if self._repeat else self.number)
+        for taken in range(num_taken + 1, length + 1):
+            yield self._take(self._next()), taken == length
         if not self._endless:
             self._close()
 

@@ -68,15 +68,23 @@ class KeyedDataset(Dataset):
 
     def load(self, keys: list[Key]) -> Loaded:
         """The batch of `keys`. An error of the user's comes as a sentence: out of a worker it would be a traceback."""
-        # A worker's generators serve nothing else; the main process has a training going on.
-        before = cpu_state() if self._keyed and torch.utils.data.get_worker_info() is None else None
+        if torch.utils.data.get_worker_info() is not None:  # its generators and its one thread serve nothing else
+            return self._load_or_tell(keys)
+        before = cpu_state() if self._keyed else None
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # for a clip's small tensors more are slower, ten times and over where cores are busy
+        try:
+            return self._load_or_tell(keys)
+        finally:
+            torch.set_num_threads(threads)
+            if before is not None:
+                set_cpu_state(before)
+
+    def _load_or_tell(self, keys: list[Key]) -> Loaded:
         try:
             return self._load(keys)
         except UserError as error:
             return Loaded(None, len(keys), [], error=str(error))
-        finally:
-            if before is not None:
-                set_cpu_state(before)
 
     def _load(self, keys: list[Key]) -> Loaded:
         if self._makes_batches:

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 from trainer.random_state import isolated_rng, mix
+from utils.errors import UserError
 
 Indices = list[Any]
 
@@ -33,19 +34,24 @@ def make_planner(loader: DataLoader, seed: int) -> tuple[Callable[[int], Sequenc
 
     Sequential and shuffled loaders are planned directly; any other sampler is asked, with the generators seeded by
     (seed, pass), and a batch sampler may offer `batches(pass) -> sequence` or `set_epoch(pass)`.
+
+    Raises:
+        UserError: a sampler takes a rank's share by itself.
     """
     batch_sampler, sampler = loader.batch_sampler, loader.sampler
+    _refuse_sharding(batch_sampler)
+    _refuse_sharding(sampler)
     if batch_sampler is not None and type(batch_sampler) is not BatchSampler:
         drop_last = bool(getattr(batch_sampler, "drop_last", False))
         return lambda number: _ask_batch_sampler(batch_sampler, seed, number), drop_last
     batch_size, drop_last = loader.batch_size or 1, bool(loader.drop_last)
-    num_items = len(loader.dataset)  # type: ignore[arg-type]
+    dataset: Any = loader.dataset  # with a sampler of its own it need not have a length
 
     def plan(number: int) -> Plan:
         if type(sampler) is SequentialSampler:
-            return Plan(range(num_items), batch_size, drop_last)
-        if type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == num_items:
-            order = torch.randperm(num_items, generator=torch.Generator().manual_seed(mix(seed, number) >> 1))
+            return Plan(range(len(dataset)), batch_size, drop_last)
+        if type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(dataset):
+            order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(mix(seed, number) >> 1))
             return Plan(order, batch_size, drop_last)
         return Plan(_ask_sampler(sampler, seed, number), batch_size, drop_last)
 
@@ -66,3 +72,13 @@ def _ask_batch_sampler(sampler: Any, seed: int, number: int) -> Sequence[Indices
         with isolated_rng(seed, number):
             return sampler.batches(number)
     return _ask_sampler(sampler, seed, number)
+
+
+def _refuse_sharding(sampler: Any) -> None:
+    """Lhotse's samplers (`world_size`) and torch's DistributedSampler would take a share, and then we one of that."""
+    for name in ("world_size", "num_replicas"):
+        if (ranks := getattr(sampler, name, 1)) != 1:
+            raise UserError(
+                f"{type(sampler).__name__} deals out its batches to {ranks} ranks, which the Trainer does: "
+                f"give it {name}=1, rank=0"
+            )

@@ -4,20 +4,29 @@ from components.data.cache import ArrayCache
 from components.data.collate import PadCollate
 from components.data.concat import ConcatDataset
 from components.data.dataset import AudioDataset, AudioFiles
+from components.data.keyed_cuts import KeyedCuts
+from components.data.loader import make_dataloader
 from components.data.manifest import read_manifest, scan_audio, write_manifest
 from components.data.precomputed import PrecomputedDataset
 from components.data.readers import iterate_records, read_records
 from components.data.records import Records
+from components.data.samplers import Budget, ClassBalancedBatchSampler, DynamicBatchSampler, MixtureBatchSampler
 
 __all__ = [
     "ArrayCache",
     "AudioDataset",
     "AudioFiles",
+    "Budget",
+    "ClassBalancedBatchSampler",
     "ConcatDataset",
+    "DynamicBatchSampler",
+    "KeyedCuts",
+    "MixtureBatchSampler",
     "PadCollate",
     "PrecomputedDataset",
     "Records",
     "iterate_records",
+    "make_dataloader",
     "read_manifest",
     "read_records",
     "scan_audio",

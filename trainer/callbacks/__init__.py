@@ -7,6 +7,7 @@ from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.callbacks.ema import ExponentialMovingAverage
 from trainer.callbacks.freeze import Freeze
 from trainer.callbacks.lr_monitor import LearningRateMonitor
+from trainer.callbacks.padding import Padding
 from trainer.callbacks.profiler import Profiler
 from trainer.callbacks.progress import ProgressBar
 from trainer.callbacks.running_average import RunningAverage
@@ -22,6 +23,7 @@ __all__ = [
     "LearningRateMonitor",
     "ModelCheckpoint",
     "ModelSummary",
+    "Padding",
     "Profiler",
     "ProgressBar",
     "RunningAverage",
