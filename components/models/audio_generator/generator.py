@@ -247,8 +247,8 @@ class AudioGenerator(nn.Module):
         token_lens = torch.full_like(lens, content.values.shape[1]) if content.lens is None else content.lens
         frames = round_durations(seconds, token_lens, total=lens)
         streams[self.content_frames] = expand_by_durations(content, frames, num_frames)
-        if self.content in present:
-            present[self.content_frames] = present[self.content]
+        has_time = (seconds > 0).any(1)
+        present[self.content_frames] = has_time & present[self.content] if self.content in present else has_time
 
     def _duration_losses(
         self, adapted: AdapterOutput, content: Stream, present: Mapping[str, Tensor], batch: Batch, lens: Tensor
@@ -256,13 +256,14 @@ class AudioGenerator(nn.Module):
         """Of items with content; those of their tokens where the batch has durations."""
         has_content = present.get(self.content, torch.ones_like(lens, dtype=torch.bool))
         seconds = batch.get(f"{self.content}_durations")
+        is_timed = torch.zeros_like(has_content) if seconds is None else has_content & (seconds > 0).any(1)
         rate = self.autoencoder.sample_rate / self.autoencoder.hop_length
         predicted = adapted.log_durations
         assert predicted is not None
         assert adapted.log_total_duration is not None
         losses = DurationLoss()(
             predicted, adapted.log_total_duration, torch.zeros_like(predicted) if seconds is None else seconds,
-            content.lens, has_content & (seconds is not None), lens / rate,
+            content.lens, is_timed, lens / rate,
         )  # fmt: skip
         losses.total = losses.total * has_content
         return losses

@@ -1,0 +1,78 @@
+"""Texts to symbols without any library."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from string import Formatter
+
+import torch
+from torch import Tensor
+
+from utils.errors import UserError
+
+_WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]")
+_SPECIAL = ("<pad>", "<start>", "<unk>")
+
+
+def normalise(text: str) -> str:
+    """Lower case, composed (NFC), single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).lower().split())
+
+
+def words_of(text: str) -> list[str]:
+    """Normalised words; a punctuation mark is a word of its own."""
+    return _WORD.findall(normalise(text))
+
+
+def vocabulary_of(templates: Iterable[str], values: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+    """All words that templates can become, sorted.
+
+    Args:
+        templates: sentences with fields, "say the word {word} like {speaker}".
+        values: field -> all that may stand there.
+
+    Raises:
+        UserError: a template has a field without values.
+    """
+    values, words = values or {}, set()
+    for template in templates:
+        for literal, field, _, _ in Formatter().parse(template):
+            words.update(words_of(literal))
+            if field is not None and field not in values:
+                raise UserError(f"vocabulary: {template!r} has a field {field!r}, for which there are no values")
+    words.update(word for allowed in values.values() for value in allowed for word in words_of(str(value)))
+    return sorted(words)
+
+
+class Vocabulary:
+    """Symbols as numbers: 0 is padding, 1 the start of every text (so that no text is empty), 2 any unknown symbol.
+
+    Args:
+        symbols: in the order of their numbers, from 3.
+
+    Raises:
+        UserError: there is none, or one comes twice.
+    """
+
+    pad_id, start_id, unknown_id = range(3)
+
+    def __init__(self, symbols: Sequence[str]) -> None:
+        self.symbols = (*_SPECIAL, *symbols)
+        self.ids = {symbol: i for i, symbol in enumerate(self.symbols)}
+        if len(symbols) == 0:
+            raise UserError("vocabulary: there is not one symbol in it")
+        if len(self.ids) != len(self.symbols):
+            twice = next(symbol for i, symbol in enumerate(self.symbols) if self.ids[symbol] != i)
+            raise UserError(f"vocabulary: {twice!r} is in it twice")
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def encode(self, texts: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """Symbols of each text to numbers int64 `[B, S]`, padded, and their lengths `[B]`; both on the CPU."""
+        rows = [[self.start_id, *(self.ids.get(symbol, self.unknown_id) for symbol in text)] for text in texts]
+        lens = torch.tensor([len(row) for row in rows])
+        longest = max(map(len, rows))
+        return torch.tensor([row + [self.pad_id] * (longest - len(row)) for row in rows]), lens
