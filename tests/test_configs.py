@@ -92,6 +92,7 @@ def test_every_file_of_the_tree_is_part_of_some_test():
     used |= {CONFIGS / "experiment" / f"{name}.yaml" for name in EXPERIMENTS}
     used |= {CONFIGS / f"{group}/{name}.yaml" for group, name in (option.split("=") for option in options())}
     used |= set((CONFIGS / "data_dict").glob("*.yaml"))  # tests/components/test_recipe_command.py
+    used |= set((CONFIGS / "metrics").glob("*.yaml"))  # tests/components/test_metrics_command.py
     text = "\n".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
     listed = yaml.safe_load((CONFIGS / "default.yaml").read_text())["defaults"]
     for path in sorted(set(CONFIGS.rglob("*.yaml")) - used):

@@ -1,0 +1,99 @@
+"""How good generated audio is: numbers with intervals, and with what real audio would score.
+
+Every metric takes `Clip`s by `update(generated, reference, training)` and gives a `MetricResult` by `compute()`.
+"""
+
+from components.metrics.base import JoiningMetric, Metric, MetricResult, Needs, PairedMetric, Unscorable
+from components.metrics.clips import Clip, clips_of_batch, pad_clips
+from components.metrics.copies import Diversity, Memorisation
+from components.metrics.divergence import KullbackLeibler
+from components.metrics.embedders import (
+    Embedder,
+    LogMelStatsEmbedder,
+    MelCanvasEmbedder,
+    ModuleEmbedder,
+    TorchScriptEmbedder,
+    embed_clips,
+)
+from components.metrics.evaluation import Collection, evaluate, paired_references, table
+from components.metrics.intervals import Interval, bootstrap, wilson_interval
+from components.metrics.judges import StoredTagger
+from components.metrics.pitch import (
+    ContourCorrelation,
+    F0Correlation,
+    F0Rmse,
+    PitchTracker,
+    VoicingError,
+    WorldPitch,
+    YinPitch,
+)
+from components.metrics.pretrained import ClapEmbedder, TransformersClassifier, TransformersEmbedder
+from components.metrics.recognition import (
+    ClassifierAccuracy,
+    EditCounts,
+    Transcriber,
+    WordErrorRate,
+    edit_counts,
+    plain_text,
+)
+from components.metrics.set_metrics import FrechetAudioDistance, InceptionScore, KernelAudioDistance
+from components.metrics.signal_metrics import Pesq, SiSdr, Stoi
+from components.metrics.similarity import ClapScore, EmbeddingSimilarity, SpeakerSimilarity
+from components.metrics.spectra import LogSpectralDistance, MelCepstralDistortion, MultiResolutionStft
+
+__all__ = [
+    "ClapEmbedder",
+    "ClapScore",
+    "ClassifierAccuracy",
+    "Clip",
+    "Collection",
+    "ContourCorrelation",
+    "Diversity",
+    "EditCounts",
+    "Embedder",
+    "EmbeddingSimilarity",
+    "F0Correlation",
+    "F0Rmse",
+    "FrechetAudioDistance",
+    "InceptionScore",
+    "Interval",
+    "JoiningMetric",
+    "KernelAudioDistance",
+    "KullbackLeibler",
+    "LogMelStatsEmbedder",
+    "LogSpectralDistance",
+    "MelCanvasEmbedder",
+    "MelCepstralDistortion",
+    "Memorisation",
+    "Metric",
+    "MetricResult",
+    "ModuleEmbedder",
+    "MultiResolutionStft",
+    "Needs",
+    "PairedMetric",
+    "Pesq",
+    "PitchTracker",
+    "SiSdr",
+    "SpeakerSimilarity",
+    "Stoi",
+    "StoredTagger",
+    "TorchScriptEmbedder",
+    "Transcriber",
+    "TransformersClassifier",
+    "TransformersEmbedder",
+    "Unscorable",
+    "VoicingError",
+    "WordErrorRate",
+    "WorldPitch",
+    "YinPitch",
+    "bootstrap",
+    "clips_of_batch",
+    "edit_counts",
+    "embed_clips",
+    "evaluate",
+    "pad_clips",
+    "paired_references",
+    "plain_text",
+    "table",
+    "wilson_interval",
+]
