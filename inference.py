@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from utils.config import hydra_main
 from utils.errors import UserError
-from utils.io import write_jsonl
 from utils.launch import pick_device
+from utils.results import results
 from utils.stored_run import evaluations, load_run
 from utils.trust import instantiate_untrusted
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @hydra_main(config_path="configs", config_name="inference")
 def main(request: DictConfig) -> None:
-    run = load_run(request.exp_dir)
+    run = load_run(request.exp_dir).with_settings("infer_args", request.infer_args)
     todo = evaluations(run, request)
     if request.output is not None and len(todo) > 1:
         raise UserError(f"output: one file for {len(todo)} sets; leave it out")
@@ -35,16 +35,11 @@ def main(request: DictConfig) -> None:
     for evaluation in todo:
         if evaluation.recipe is not None:
             instantiate_untrusted(evaluation.recipe)
-        records, bad = predict_with(model, predictor, instantiate_untrusted(evaluation.loader), device)
         output = Path(request.output or run.exp_dir / "predictions" / f"{evaluation.name}.jsonl")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_jsonl(output, records)
-        scores = "  ".join(f"{metric} {value:.4g}" for metric, value in predictor.score(records).items())
-        print(f"{evaluation.name}: {len(records)} predictions  {scores}  -> {output}")
-        if bad:
-            named = output.with_suffix(".bad.jsonl")
-            write_jsonl(named, bad)
-            print(f"{evaluation.name}: {len(bad)} bad samples left out, the first: {bad[0]['detail']}  -> {named}")
+        if hasattr(predictor, "write_to"):
+            output = predictor.write_to(output)
+        records, bad = predict_with(model, predictor, instantiate_untrusted(evaluation.loader), device)
+        print(results(evaluation.name, records, bad, predictor.score(records), output))
 
 
 if __name__ == "__main__":

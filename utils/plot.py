@@ -19,6 +19,27 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 def save_spectrogram(waveform: np.ndarray, sample_rate: int, path: Path, title: str = "") -> None:
     """The power spectrogram of `waveform [T]`, 80 dB deep, 25 ms windows."""
     figure, axes = _figure(5, 3)
+    _draw_spectrogram(axes, waveform, sample_rate)
+    axes.set(xlabel="seconds", ylabel="Hz", title=title)
+    figure.savefig(path, dpi=110)
+
+
+def save_spectrograms(panels: Sequence[tuple[np.ndarray, int, str]], path: Path, columns: int = 4) -> None:
+    """A sheet of spectrograms, as `save_spectrogram` draws them: (waveform `[T]`, Hz, title) each."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.2 * rows), layout="constrained")
+    for number, (waveform, sample_rate, title) in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        _draw_spectrogram(axes, waveform, sample_rate)
+        axes.set_title(title, fontsize=7)
+        axes.tick_params(labelsize=6)
+    figure.savefig(path, dpi=110)
+
+
+def _draw_spectrogram(axes: Any, waveform: np.ndarray, sample_rate: int) -> None:
     window = max(16, sample_rate // 40)
     padded = np.pad(waveform, (0, max(0, window - len(waveform))))
     with np.errstate(divide="ignore"):
@@ -26,8 +47,6 @@ def save_spectrogram(waveform: np.ndarray, sample_rate: int, path: Path, title: 
     top = float(image.get_array().max())
     image.set_clim(top - 80, top)
     axes.set_facecolor("black")  # digital silence has no level to draw
-    axes.set(xlabel="seconds", ylabel="Hz", title=title)
-    figure.savefig(path, dpi=110)
 
 
 def save_confusion_matrix(counts: np.ndarray, names: Sequence[str], path: Path, title: str = "") -> None:

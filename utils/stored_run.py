@@ -32,6 +32,22 @@ class StoredRun:
     def checkpoint_dir(self) -> Path:
         return self.exp_dir / "checkpoints"
 
+    def with_settings(self, key: str, changes: DictConfig) -> StoredRun:
+        """The same run with other values under `key`: `infer_args`, say.
+
+        Raises:
+            UserError: the run has no such setting.
+        """
+        if not changes:
+            return self
+        known = self.config.get(key) or {}
+        for name in changes:
+            if name not in known:
+                raise UserError(f"{key}.{name}: the run has no such setting{did_you_mean(str(name), list(known))}")
+        config = deepcopy(self.config)
+        config[key] = OmegaConf.merge(known, changes)
+        return StoredRun(self.exp_dir, config)
+
     def build(self, key: str) -> Any:
         """The object that the node `key` describes.
 
@@ -147,6 +163,9 @@ def _datasets(root: DictConfig, request: DictConfig, template: DictConfig) -> di
             return {"audio": OmegaConf.merge(template.dataset, {"manifest": request.audio})}
         root.audio = request.audio
         return {"audio": OmegaConf.to_container(request.audio_dataset, resolve=False)}
+    if request.get("prompt") is not None:
+        root.prompt = request.prompt
+        return {"prompt": OmegaConf.to_container(request.prompt_dataset, resolve=False)}
     if not request.data_dict:
         return {"test": template.dataset}
     found: dict[str, Any] = {}
