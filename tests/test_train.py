@@ -81,6 +81,28 @@ def test_a_run_begins_with_pretrained_weights_and_says_what_it_took(workplace):
 
 
 @pytest.mark.slow
+def test_a_run_begins_with_the_rows_of_another_vocabulary(workplace):
+    """The output layer has one row; its symbol is kept, or it is not."""
+    assert train(workplace, *OWN, "max_steps=1", "exp_dir=run").returncode == 0
+    (workplace / "old.txt").write_text("sum\n")
+    told = []
+    for symbol in ("sum", "mean"):
+        remap = f"{{weight: {{old: old.txt, new: [{symbol}]}}}}"
+        pretrained = f"pretrained={{path: run/checkpoints/last, exclude: [bias], remap_rows: {remap}}}"
+        done = train(workplace, *OWN, "max_steps=1", f"exp_dir={symbol}", pretrained)
+        assert done.returncode == 0, done.stderr
+        told += [line for line in done.stderr.splitlines() if "rows of" in line]
+    assert told == [
+        "  rows of weight: 1 symbols keep their rows",
+        "  rows of weight: 0 symbols keep their rows; 1 are new (mean); 1 are gone (sum)",
+    ]
+    wrong = train(workplace, *OWN, "exp_dir=other", pretrained.replace("old: old.txt", "old: [a, b]"))
+    assert wrong.returncode == 2
+    sentence = "error: pretrained.remap_rows.weight: weight: the old vocabulary has 2 symbols, its tensor 1 rows"
+    assert wrong.stderr.startswith(sentence)
+
+
+@pytest.mark.slow
 def test_two_processes_share_one_folder(workplace):
     launch = ("torchrun", "--nproc_per_node", "2")
     done = train(workplace, *OWN, "epochs=1", launcher=launch, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trainer.data import plan_loader
+from trainer.data import PlannedLoader, plan_loader
+from trainer.interruption import Agreement
 from trainer.metrics import Meters
 from trainer.random_state import isolated_rng
 from trainer.step import StepOutput, as_output
@@ -19,10 +20,20 @@ if TYPE_CHECKING:
 _PREFIXES = {"validation": "val/", "test": "test/", "predict": "predict/"}
 
 
-def evaluate(trainer: Trainer, stage: str, loaders: Mapping[str | None, Any], limit: int | None) -> dict[str, float]:
-    """Walk over `loaders` with the hooks of `stage` ("validation" or "test"); return the metrics over all ranks."""
+class BrokenOff(Exception):
+    """A validation was left between two batches, as a signal asks the run to end."""
+
+
+def evaluate(
+    trainer: Trainer, stage: str, loaders: Mapping[str | None, Any], limit: int | None, heeds_signals: bool = False
+) -> dict[str, float]:
+    """Walk over `loaders` with the hooks of `stage` ("validation" or "test"); return the metrics over all ranks.
+
+    Raises:
+        BrokenOff: with `heeds_signals`; on all ranks alike, as soon as they know of one.
+    """
     step, call = getattr(trainer, f"{stage}_step"), trainer._call
-    with _evaluating(trainer, stage, loaders, limit) as (meters, batches):
+    with _evaluating(trainer, stage, loaders, limit, heeds_signals) as (meters, batches):
         call(f"on_{stage}_start")
         call(f"on_{stage}_epoch_start")
         for batch, batch_idx, is_padding in batches:
@@ -65,7 +76,7 @@ def predict(trainer: Trainer, loader: Any) -> list[Any]:
 
 @contextmanager
 def _evaluating(
-    trainer: Trainer, stage: str, loaders: Mapping[str | None, Any], limit: int | None
+    trainer: Trainer, stage: str, loaders: Mapping[str | None, Any], limit: int | None, heeds_signals: bool = False
 ) -> Iterator[tuple[Meters, Iterator[tuple[Any, int, bool]]]]:
     """Eval mode, no gradients, meters and random numbers of its own; all as before at the end."""
     modes = {module: module.training for module in trainer.unwrapped_model.modules()}
@@ -74,7 +85,7 @@ def _evaluating(
     if not trainer.is_sharded:
         trainer.model = trainer.unwrapped_model  # DDP would broadcast buffers at every forward
     trainer.unwrapped_model.eval()
-    batches = _batches(trainer, stage, loaders, limit)
+    batches = _batches(trainer, stage, loaders, limit, heeds_signals)
     try:
         # Training must not depend on how often it is validated.
         with torch.no_grad(), isolated_rng(trainer.seed, 1):
@@ -88,9 +99,10 @@ def _evaluating(
 
 
 def _batches(
-    trainer: Trainer, stage: str, loaders: Mapping[str | None, Any], limit: int | None
+    trainer: Trainer, stage: str, loaders: Mapping[str | None, Any], limit: int | None, heeds_signals: bool
 ) -> Generator[tuple[Any, int, bool], None, None]:
     accelerator = trainer.accelerator
+    agreement, num_heeded = Agreement(trainer.device, trainer.is_alone), 0
     for name, loader in loaders.items():
         trainer.dataloader_name = name
         trainer._prefix = _PREFIXES[stage] + (f"{name}/" if name else "")
@@ -108,7 +120,19 @@ def _batches(
             trainer.bad_samples.see(loaded)
             is_padding = loaded.is_substitute or planned.is_padding(batch_idx)
             yield trainer.to_device(loaded.batch), batch_idx, is_padding
+            # Ranks can talk in between only where each has as many batches as the others.
+            if heeds_signals and (trainer.is_alone or isinstance(planned, PlannedLoader)):
+                num_heeded += 1
+                if agreement.is_due(num_heeded):
+                    _leave_if_asked_to(trainer, agreement, num_heeded)
         trainer.bad_samples.settle(at_end=True)
+
+
+def _leave_if_asked_to(trainer: Trainer, agreement: Agreement, num_batches: int) -> None:
+    interruption = trainer.interruption
+    _, interruption.agreed = agreement.exchange(num_batches, False, interruption.received)
+    if interruption.agreed:
+        raise BrokenOff
 
 
 def _as_output(result: Any) -> StepOutput:

@@ -15,7 +15,8 @@ The order of a run, recorded by tests/trainer/test_hook_order.py:
         (once per update, when all the above is done: the state is whole) on_update_end,
           [on_save_checkpoint]
     on_train_end, on_fit_end
-    on_exception where something went wrong; on_load_checkpoint on a resume, before on_train_start.
+    on_exception where something went wrong, or a signal breaks off a validation (and once more as the run ends);
+    on_load_checkpoint on a resume, before on_train_start.
 """
 
 from __future__ import annotations

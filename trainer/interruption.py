@@ -1,4 +1,5 @@
-"""Signals that ask a run to end: noted when they come, heeded by all ranks together between two updates.
+"""Signals that ask a run to end: noted when they come, heeded by all ranks together between two updates or, in a
+validation, between two batches.
 
 A stopped run exits with 128 + the signal's number, as a shell would say it: SIGINT 130, SIGUSR1 138, SIGTERM 143.
 """
@@ -11,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -115,7 +116,21 @@ class Agreement:
         return bool(any_wish), int(number)
 
 
-def leave(trainer: Trainer) -> None:
+def leave_validation(trainer: Trainer, last_validated_step: int) -> NoReturn:
+    """End inside a validation: a resume does it again, at the same update, and goes on from there.
+
+    Raises:
+        Interrupted: always.
+    """
+    state = trainer.state
+    state.last_validated_step, state.owes_validation, state.owes_end = last_validated_step, True, trainer._stop_agreed
+    trainer.last_saved_step = -1  # what a rollback may have saved at this update does not know
+    # Whoever has changed something for the validation, as an average of weights does, puts it back.
+    trainer._call("on_exception", Interrupted(128 + trainer.interruption.agreed))
+    leave(trainer)
+
+
+def leave(trainer: Trainer) -> NoReturn:
     """Save where the callbacks have not, say how to go on, and end.
 
     Raises:

@@ -1,7 +1,8 @@
-"""Weights from elsewhere: whole, or in parts that are named, with a report of what became of every tensor."""
+"""Weights from elsewhere: whole, in parts that are named, or for another vocabulary, with a report of every tensor."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 _SHOWN = 8  # names in one line of a report
-_KEYS = ("path", "include", "exclude", "rename", "partial")
+_KEYS = ("path", "include", "exclude", "rename", "partial", "remap_rows")
 
 
 @dataclass
@@ -30,16 +31,22 @@ class LoadReport:
         loaded: names in the model that have the file's values now.
         skipped: names in the file -> why they went nowhere.
         fresh: names in the model that keep what they had.
+        rows: of those loaded for another vocabulary, what became of its symbols.
     """
 
     source: str
     loaded: list[str] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
+    rows: dict[str, RowReport] = field(default_factory=dict)
 
     def __str__(self) -> str:
         total = len(self.loaded) + len(self.fresh)
         lines = [f"weights from {self.source}: {len(self.loaded)} of the model's {total} tensors"]
+        by_row: dict[str, list[str]] = {}
+        for name, rows in self.rows.items():
+            by_row.setdefault(str(rows), []).append(name)
+        lines += [f"  rows of {_names(names)}: {told}" for told, names in by_row.items()]
         reasons: dict[str, list[str]] = {}
         for name, reason in self.skipped.items():
             reasons.setdefault(reason, []).append(name)
@@ -55,6 +62,7 @@ def load_pretrained(
     exclude: str | Sequence[str] | None = None,
     rename: Mapping[str, str] | None = None,
     partial: bool = False,
+    remap_rows: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> LoadReport:
     """Load weights into `model`: all of them, or what was asked for; the report is for the caller to log.
 
@@ -66,10 +74,13 @@ def load_pretrained(
         exclude: likewise; these are not loaded.
         rename: prefixes of names in the file -> what they are in the model; the first that fits is taken.
         partial: load what fits, by name and shape, and leave the rest.
+        remap_rows: for a change of vocabulary, a regular expression of tensors with a row for each symbol -> the `old`
+            and the `new` vocabulary, each a list or a file as of `read_symbols`. Rows go by symbol; those of new ones
+            stay as they were initialised.
 
     Raises:
-        UserError: the file can not be read, a pattern or prefix matches nothing, nothing was loaded, or, without
-            `partial`, a tensor that was asked for does not fit.
+        UserError: the file can not be read, a pattern or prefix matches nothing, nothing was loaded, rows and symbols
+            differ in number, or, without `partial`, a tensor that was asked for does not fit.
     """
     file = _file(Path(path))
     wanted, unwanted = _compiled("include", include), _compiled("exclude", exclude)
@@ -86,6 +97,9 @@ def load_pretrained(
             if not any(pattern.match(name) for name in (*own, *given)):
                 raise UserError(f"pretrained.{key}: {pattern.pattern!r} matches no tensor of {file} or of the model")
     report = LoadReport(str(file))
+    shared = {name: tensor for name, tensor in given.items() if name in own and is_asked_for(name)}
+    remapped, report.rows = _for_new_vocabulary(shared, own, remap_rows or {}, file)
+    given |= remapped
     for name, tensor in given.items():
         if not is_asked_for(name):
             report.skipped[name] = "not asked for"
@@ -217,6 +231,63 @@ def _names(names: Sequence[str]) -> str:
 # ---------------------------------------------------------------------------------------------------------- vocabulary
 
 
+def read_symbols(vocabulary: str | Path | Sequence[Any]) -> list[str]:
+    """The symbol of each row, in order.
+
+    Args:
+        vocabulary: a list; or a file: JSON, a list or `{symbol: row}`; else text with a symbol to a line, or, where
+            all lines are so, `symbol row` (as OpenFst and k2 write them) or `symbol<tab>score` (as sentencepiece does).
+
+    Raises:
+        UserError: there is no such file, it is no vocabulary, or its rows have gaps.
+    """
+    if not isinstance(vocabulary, (str, Path)):
+        return [str(symbol) for symbol in vocabulary]
+    path = Path(vocabulary).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+        content: Any = json.loads(text) if path.suffix == ".json" else text.removesuffix("\n").split("\n")
+    except (OSError, ValueError) as error:
+        raise UserError(f"can not read the vocabulary {path}: {error}") from None
+    if path.suffix != ".json":
+        columns = [re.fullmatch(r"(\S+)\s+(\d+)", line) for line in content]
+        tabs = [line.split("\t") for line in content]
+        if sorted(int(match[2]) for match in columns if match) == list(range(len(content))):
+            content = {match[1]: int(match[2]) for match in columns if match}
+        elif all(len(parts) == 2 for parts in tabs):
+            content = [symbol for symbol, _ in tabs]
+    if isinstance(content, dict):
+        if sorted(content.values(), key=str) != sorted(range(len(content)), key=str):
+            raise UserError(f"the vocabulary {path} does not give its {len(content)} symbols the rows from 0 on")
+        content = sorted(content, key=content.__getitem__)
+    if not isinstance(content, list) or not content:
+        raise UserError(f"the vocabulary {path} is neither a list of symbols nor a mapping of these to rows")
+    return [str(symbol) for symbol in content]
+
+
+def _for_new_vocabulary(
+    shared: Mapping[str, Tensor], own: Mapping[str, Tensor], remap: Mapping[str, Mapping[str, Any]], file: Path
+) -> tuple[dict[str, Tensor], dict[str, RowReport]]:
+    """What `remap_rows` says, done to the tensors that the file and the model share."""
+    tensors: dict[str, Tensor] = {}
+    reports: dict[str, RowReport] = {}
+    for pattern in _compiled("remap_rows", list(remap)):
+        key, vocabularies = f"pretrained.remap_rows.{pattern.pattern}", remap[pattern.pattern]
+        if not isinstance(vocabularies, Mapping) or set(vocabularies) != {"old", "new"}:
+            raise UserError(f"{key}: give it old and new, each a list of symbols or a file of them, and nothing else")
+        names = [name for name in shared if pattern.match(name)]
+        if not names:
+            raise UserError(f"{key}: it matches no tensor that {file} and the model share")
+        try:
+            old, new = read_symbols(vocabularies["old"]), read_symbols(vocabularies["new"])
+            for name in names:
+                key = f"pretrained.remap_rows.{pattern.pattern}: {name}"
+                tensors[name], reports[name] = remap_rows(shared[name], old, new, own[name])
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+    return tensors, reports
+
+
 @dataclass(frozen=True)
 class RowReport:
     """Which symbols kept their rows, which are new, and which are gone."""
@@ -250,8 +321,9 @@ def remap_rows(
         UserError: rows and symbols differ in number, a symbol occurs twice, or rows differ in shape.
     """
     for name, tensor, symbols in (("old", old, old_symbols), ("new", new, new_symbols)):
-        if len(tensor) != len(symbols):
-            raise UserError(f"the {name} vocabulary has {len(symbols)} symbols, its tensor {len(tensor)} rows")
+        num_rows = len(tensor) if tensor.dim() else 0
+        if num_rows != len(symbols):
+            raise UserError(f"the {name} vocabulary has {len(symbols)} symbols, its tensor {num_rows} rows")
         if len(set(symbols)) != len(symbols):
             twice = next(symbol for symbol in symbols if list(symbols).count(symbol) > 1)
             raise UserError(f"the {name} vocabulary has the symbol {twice!r} twice")

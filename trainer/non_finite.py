@@ -1,5 +1,7 @@
 """What becomes of a loss, a gradient or a weight that is not finite: `trainer.on_non_finite`.
 
+With `trainer.max_loss_ratio` the same becomes of a finite loss that is far above its level: `trainer.loss_levels`.
+
 raise     The run ends at the next log, validation or save. Nothing waits for the device in between, and no checkpoint
           with such weights is ever written.
 skip      The update is left out, on all ranks, and leaves no trace in weights, optimizer, schedule, buffers, meters.
@@ -24,6 +26,7 @@ from torch import Tensor
 from trainer import checkpoint as checkpoints
 from trainer import resume
 from trainer.describe import describe, ids, storable
+from trainer.loss_levels import Spike
 from trainer.optimization import OptimizerUnit
 from trainer.step import StepOutput
 from utils.errors import UserError
@@ -36,14 +39,18 @@ logger = logging.getLogger(__name__)
 
 POLICIES = ("raise", "skip", "rollback")
 _REMEMBERED = 4096  # micro-steps between two checks whose losses can be looked up
+_SPIKE = "pass over such batches with trainer.on_non_finite=skip or rollback, raise trainer.max_loss_ratio, or "
 _ADVICE = "lower the learning rate, clip with trainer.max_grad_norm=1, or look with trainer.detect_anomaly=true"
 
 
 @dataclass(slots=True)
 class _MicroStep:
+    name: str
+    update: int  # that it is part of
     batch_idx: int
     place: tuple[int, int]  # pass and cursor, to read the batch again
     loss: Tensor
+    num_items: Tensor | int | None
     batch: Any = None
 
 
@@ -56,45 +63,68 @@ class FiniteGuard:
         self._has_scaler = trainer.accelerator.scaler is not None  # it skips overflows by itself
         self._seen: deque[_MicroStep] = deque(maxlen=_REMEMBERED)
         self._buffers = list(trainer.unwrapped_model.buffers())
+        self._levels, self._judges = trainer.loss_levels, trainer.max_loss_ratio is not None
+        self._lets_pass = not (self._skips or self._judges)
         self._remember()
 
     # ---------------------------------------------------------------------------------------------- in the hot path
 
-    def see(self, output: StepOutput, batch: Any, batch_idx: int) -> None:
-        """Note a micro-step; the loss stays on the device."""
+    def see(self, name: str, output: StepOutput, batch: Any, batch_idx: int) -> None:
+        """Note a micro-step and its loss called `name`, which stays on the device."""
         assert output.loss is not None, "a training step must return a loss"
-        stream = self._trainer.stream
-        place = stream.number, stream.cursor - 1
-        self._seen.append(_MicroStep(batch_idx, place, output.loss.detach(), batch if self._skips else None))
+        stream, update = self._trainer.stream, self._trainer.global_step + 1
+        place, loss, num_items = (stream.number, stream.cursor - 1), output.loss.detach(), output.num_items
+        self._seen.append(_MicroStep(name, update, batch_idx, place, loss, num_items, batch if self._skips else None))
+        if self._judges:
+            self._levels.see(name, update, loss, num_items)
 
     def allows(self, unit: OptimizerUnit, grad_norm: Tensor | None) -> bool:
         """Whether the update may be done. Collective, and waits for the device, under the policy `skip` alone."""
+        if self._lets_pass:
+            return True
+        if self._judges:
+            self._levels.end_update(unit.loss_name, self._trainer.global_step + 1)
         if not self._skips:
             return True
         losses_are_finite, gradient_is_finite = self._look(unit, grad_norm)
-        if losses_are_finite and gradient_is_finite:
+        spike = self._levels.first_spike() if losses_are_finite and gradient_is_finite else None
+        if losses_are_finite and gradient_is_finite and spike is None:
             self._remember()
             return True
         self._count()
-        self._report("update skipped", list(self._seen) if losses_are_finite else self._bad_micro_steps())
+        if spike is not None:
+            self._report(f"update skipped, {self._in_words(spike)}", self._high_micro_steps(spike))
+        else:
+            self._report("update skipped", list(self._seen) if losses_are_finite else self._bad_micro_steps())
         self._restore()
         return False
 
     # ------------------------------------------------------------------------------------- at log, validation and save
 
     def accepts_metrics(self, metrics: Mapping[str, float]) -> bool:
-        """Whether the losses and gradient norms about to be logged are finite; else raises, or rolls back: False."""
+        """Whether what is about to be logged is finite, and no loss a spike; else raises, or rolls back: False.
+
+        Collective, as is `accepts_weights`.
+        """
         bad = next((name for name, value in metrics.items() if not math.isfinite(value) and self._matters(name)), None)
         if bad is not None:
-            return self._give_up(f"{bad} is {metrics[bad]}")
+            return self._give_up(self._not_finite(f"{bad} is {metrics[bad]}"), self._first_bad())
+        if not self._accepts_losses():
+            return False
         self._remember()
         return True
 
     def accepts_weights(self) -> bool:
-        """Whether the weights are finite on all ranks; else raises, or rolls back: False. Collective."""
-        if self._are_weights_finite():
+        """Whether weights are finite, and no update behind them a spike; else raises, or rolls back: False."""
+        if not self._are_weights_finite():
+            return self._give_up(self._not_finite("a weight is not finite"), self._first_bad())
+        return self._accepts_losses()
+
+    def _accepts_losses(self) -> bool:
+        spike = self._levels.first_spike()
+        if spike is None:
             return True
-        return self._give_up("a weight is not finite")
+        return self._give_up(self._in_words(spike), self._high_micro_steps(spike), _SPIKE)
 
     # ------------------------------------------------------------------------------------------------------ internals
 
@@ -138,21 +168,28 @@ class FiniteGuard:
 
     @torch.no_grad()
     def _restore(self) -> None:
-        self._seen.clear()
+        self._levels.forget()
         self._trainer._meters.load_state_dict(self._meters)
         for buffer, copy in zip(self._buffers, self._copies):
             buffer.copy_(copy)
         self._remember()
 
-    def _give_up(self, what: str) -> bool:
+    def _not_finite(self, what: str) -> str:
+        return f"{what} at update {self._trainer.global_step} (finite until {self._trainer.last_logged_step})"
+
+    def _in_words(self, spike: Spike) -> str:
+        return (
+            f"train/{spike.name} is {spike.loss:.4g} at update {spike.update}, more than "
+            f"{self._trainer.max_loss_ratio:g} times its level of {spike.level:.4g} (trainer.max_loss_ratio)"
+        )
+
+    def _give_up(self, told: str, micro_steps: list[_MicroStep], advice: str = "") -> bool:
         trainer = self._trainer
-        since = trainer.last_logged_step
-        told = f"{what} at update {trainer.global_step} (finite until {since})"
-        self._report(told, self._first_bad())
+        self._report(told, micro_steps)
         trainer.accelerator.wait_for_everyone()  # the file is there when a rank speaks of it
         self._seen.clear()
         if self._policy != "rollback":
-            raise UserError(f"{told}: {_ADVICE}{self._pointer()}")
+            raise UserError(f"{told}: {advice}{_ADVICE}{self._pointer()}")
         self._count()
         self._roll_back(told)
         return False
@@ -164,7 +201,7 @@ class FiniteGuard:
             self._report("one too many", self._bad_micro_steps()[:1])
             raise UserError(
                 f"trainer.max_non_finite: update {trainer.global_step} is one more than the {trainer.max_non_finite} "
-                f"allowed with a loss or gradient that is not finite: {_ADVICE}{self._pointer()}"
+                f"allowed with a loss or gradient that is not finite{self._or_high()}: {_ADVICE}{self._pointer()}"
             )
 
     def _roll_back(self, told: str) -> None:
@@ -193,6 +230,14 @@ class FiniteGuard:
 
     def _bad_micro_steps(self) -> list[_MicroStep]:
         return [step for step in self._seen if not bool(torch.isfinite(step.loss).all())]
+
+    def _high_micro_steps(self, spike: Spike) -> list[_MicroStep]:
+        """Those of this rank that make the spike: a mean is above a limit only where one of its parts is."""
+        own = [step for step in self._seen if (step.name, step.update) == (spike.name, spike.update)]
+        return [s for s in own if float(s.loss) > spike.limit * float(1 if s.num_items is None else s.num_items)]
+
+    def _or_high(self) -> str:
+        return "" if self._trainer.max_loss_ratio is None else ", or a loss above trainer.max_loss_ratio"
 
     def _report(self, reason: str, micro_steps: list[_MicroStep]) -> None:
         """Name the batches of this rank, and write them where they can be looked into."""

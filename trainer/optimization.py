@@ -2,6 +2,7 @@
 
 A run has one of these, or one per named optimizer. With several, the model is not wrapped in DDP: each optimizer's
 gradients are averaged over ranks right before its step, so updates may come in any order and none spoils another's.
+The same goes for batches that a rank may take in parts (`in_parts`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class OptimizerUnit:
         clipping: Clipping,
         num_micro_steps: int,
         one_of_several: bool,
+        in_parts: bool = False,
     ) -> None:
         self.parameters: list[nn.Parameter] = [p for group in optimizer.param_groups for p in group["params"]]
         self.scheduler: Any = None
@@ -53,22 +55,24 @@ class OptimizerUnit:
         self._wrapped = accelerator.prepare_optimizer(optimizer)
         # The wrapper's step searches the import path twice; only a GradScaler or a sharded model is worth that.
         self.optimizer = self._wrapped.optimizer if self._plain else self._wrapped
+        self._averages = (one_of_several or in_parts) and accelerator.num_processes > 1
         self._num_processes = accelerator.num_processes
-        self._window = Window(num_micro_steps, accelerator.num_processes, accelerator.device)
+        self._window = Window(num_micro_steps, accelerator.num_processes, accelerator.device, in_parts)
 
     def backward(self, output: StepOutput, before: Callable[[Tensor], None]) -> None:
         """Backward of one micro-step; with several optimizers only into this one's parameters."""
-        loss = self._window.add(output)
+        loss = self._window.weigh(output)
         before(loss)
         into = {"inputs": self.parameters} if self._one_of_several else {}
         if self._plain:
             loss.backward(**into)
         else:
             self._accelerator.backward(loss, **into)
+        self._window.count(output)
 
     def finish_gradients(self) -> None:
         """End the window: gradients become those of the global mean."""
-        if self._one_of_several and self._num_processes > 1:
+        if self._averages:
             average_gradients(self.parameters, self._num_processes)
         if not self._plain:
             self._accelerator.unscale_gradients(self._wrapped)

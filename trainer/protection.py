@@ -56,10 +56,17 @@ def _lock(trainer: Trainer, stack: ExitStack) -> None:
         raise UserError(problem[0])
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of a GPU or of the machine."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+
+
 def explain(trainer: Trainer, error: Exception) -> str | None:
     """One sentence for what machines do to a run; None for what only a traceback can tell."""
     text = str(error)
-    if not isinstance(error, RuntimeError):  # torch raises these all as such
+    if not isinstance(error, (RuntimeError, MemoryError)):  # torch raises the former for all of these
         return None
     if dead := _DEAD_WORKER.search(text):
         return (
@@ -67,12 +74,13 @@ def explain(trainer: Trainer, error: Exception) -> str | None:
             "num_workers, smaller batches) or of shared memory (a larger /dev/shm: docker run --shm-size=8g)"
             f"{_how_to_go_on(trainer)}"
         )
-    if isinstance(error, torch.OutOfMemoryError) or _OUT_OF_MEMORY.search(text):
+    if is_out_of_memory(error):
         batch = "" if trainer.batch is None else f" on a batch with {in_words(trainer.batch)}"
+        split = "" if trainer.split_on_oom else ", trainer.split_on_oom=true"
         return (
             f"out of memory on {trainer.device}, in epoch {trainer.epoch}, update {trainer.global_step}, "
             f"batch {trainer.state.batch_idx}{batch}: use smaller batches with trainer.gradient_accumulation_steps, "
-            "shorter clips, trainer.mixed_precision=bf16 or trainer.gradient_checkpointing=true"
+            f"shorter clips, trainer.mixed_precision=bf16{split} or trainer.gradient_checkpointing=true"
             f"{_how_to_go_on(trainer)}"
         )
     if not trainer.is_alone and _DEAD_PEER.search(text):

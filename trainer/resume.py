@@ -30,6 +30,7 @@ def capture(trainer: Trainer) -> Checkpoint:
         "units": {name: _unit_state(trainer, unit) for name, unit in trainer.units.items()},
         "callbacks": {name: callback.state_dict() for name, callback in trainer.callbacks.items()},
         "bad_samples": trainer.bad_samples.state_dict(),
+        "loss_levels": trainer.loss_levels.state_dict(),
         "metrics": dict(trainer.metrics),
         "last_logged_step": trainer.last_logged_step,
         "num_processes": accelerator.num_processes,
@@ -130,6 +131,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, source: str) -> None:
     if training["num_processes"] == accelerator.num_processes:  # else the stream is read up to the cursor
         trainer.stream.load_source_state(checkpoint.rank.get("source"))
     trainer.bad_samples.load_state_dict(training.get("bad_samples", {}))
+    trainer.loss_levels.load_state_dict(training.get("loss_levels", {}))
     trainer.metrics.update(training["metrics"])
     trainer.last_logged_step = training["last_logged_step"]
     if accelerator.scaler is not None and "scaler" in training:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer import bad_samples, non_finite, resume
 from trainer.accelerator import parse_duration
 from trainer.data import BatchStream, StreamLoader, plan_loader
+from trainer.loss_levels import LossLevels
 from trainer.optimization import Clipping, OptimizerUnit, match_by_name
 from trainer.random_state import mix
 from trainer.schedule import Lengths, lengths_in_epochs, total_updates, updates_per_epoch, warmup_updates
@@ -56,8 +57,14 @@ def check_options(trainer: Trainer) -> None:
     if trainer.on_non_finite not in non_finite.POLICIES:
         known = ", ".join(non_finite.POLICIES)
         raise UserError(f"trainer.on_non_finite: must be one of {known}, got {trainer.on_non_finite!r}")
+    if trainer.max_loss_ratio is not None and trainer.max_loss_ratio <= 1:
+        raise UserError(f"trainer.max_loss_ratio: must be above 1, or null, got {trainer.max_loss_ratio}")
     if trainer.on_bad_sample not in bad_samples.POLICIES:
         raise UserError(f"trainer.on_bad_sample: must be skip or raise, got {trainer.on_bad_sample!r}")
+    if trainer.split_on_oom and isinstance(trainer.optimizer, Mapping):
+        raise UserError("trainer.split_on_oom: does not go with several optimizers, set it to false")
+    if trainer.split_on_oom and trainer.sync_batchnorm:
+        raise UserError("trainer.split_on_oom: does not go with trainer.sync_batchnorm, whose forward all ranks share")
     if trainer.fast_dev_run:
         n = int(trainer.fast_dev_run)
         trainer.epochs = trainer.log_every_n_steps = 1
@@ -108,6 +115,7 @@ def set_up(trainer: Trainer) -> None:
     _set_up_units(trainer, optimizers)
     _set_up_schedules(trainer)
     _set_up_trackers(trainer)
+    trainer.loss_levels = LossLevels(trainer.max_loss_ratio, trainer.device, trainer.accelerator.num_processes)
     resume.resume(trainer)
     trainer.bad_samples.begin(_loaders(trainer), resumed=trainer._resumed_from is not None)
     trainer.guard = non_finite.FiniteGuard(trainer)
@@ -200,6 +208,8 @@ def _wrap(trainer: Trainer, optimizers: dict[str, Any]) -> None:
         return
     if trainer._alternates:
         raise UserError("several optimizers do not go with FSDP: launch with DDP (configs/accelerate/8gpus.yaml)")
+    if trainer.split_on_oom:
+        raise UserError("trainer.split_on_oom: does not go with FSDP, whose forward all ranks must repeat or none")
     # Sharding makes other parameters of the model's: the optimizer must be given those.
     trainer.model, optimizers["model"] = trainer.accelerator.prepare(trainer.model, optimizers["model"])
     trainer.unwrapped_model = trainer.accelerator.unwrap_model(trainer.model)
@@ -209,7 +219,8 @@ def _wrap(trainer: Trainer, optimizers: dict[str, Any]) -> None:
 def wrap_model(trainer: Trainer) -> None:
     """Put the model on its device, under DDP where there are several processes; again where what trains has changed."""
     model = trainer.unwrapped_model
-    if trainer._alternates:  # each part is called by itself, and each optimizer averages its gradients
+    # Each part is called by itself, or as often as memory asks for: each optimizer averages its gradients.
+    if trainer._alternates or (trainer.split_on_oom and not trainer.is_alone):
         trainer.model = model.to(trainer.device)
         for module in _modules(trainer).values():
             _prepared(trainer, module, evaluation_mode=True)
@@ -251,7 +262,7 @@ def _set_up_units(trainer: Trainer, optimizers: Mapping[str, Any]) -> None:
     for name, optimizer in optimizers.items():
         trainer.units[name] = OptimizerUnit(
             name, optimizer, trainer.accelerator, clipping, trainer.gradient_accumulation_steps,
-            one_of_several=trainer._alternates,
+            one_of_several=trainer._alternates, in_parts=trainer.split_on_oom,
         )  # fmt: skip
 
 

@@ -18,6 +18,8 @@ class TrainState:
     epoch_ended: bool = False
     last_validated_step: int = -1
     num_non_finite: int = 0  # updates skipped, or rolled back from
+    owes_validation: bool = False  # a signal broke it off
+    owes_end: bool = False  # and somebody had wished the run to end with it
 
     def begin_epoch(self) -> None:
         """Enter the epoch: the one that was interrupted, or the next one where the last came to its end."""

@@ -47,23 +47,27 @@ def as_output(result: Any) -> StepOutput:
 class Window:
     """Counts the micro-steps and items of one update, and says by what its gradients must be multiplied."""
 
-    def __init__(self, num_micro_steps: int, num_processes: int, device: torch.device) -> None:
+    def __init__(self, num_micro_steps: int, num_processes: int, device: torch.device, in_parts: bool = False) -> None:
         self._planned, self._num_processes, self._device = num_micro_steps, num_processes, device
-        self._alone = num_micro_steps == 1 and num_processes == 1
+        self._alone = num_micro_steps == 1 and num_processes == 1 and not in_parts
         self._taken = 0
         self._num_items: Tensor | int | None = None
 
-    def add(self, output: StepOutput) -> Tensor:
-        """Count a micro-step; return its loss, `[]`, as it should go into backward."""
+    def weigh(self, output: StepOutput) -> Tensor:
+        """The loss of a micro-step, `[]`, as it should go into backward."""
         loss, num_items = output.loss, output.num_items
         assert loss is not None, "a training step must return a loss"
-        self._taken += 1
         if num_items is None:
             return loss if self._planned == 1 else loss / self._planned
         if self._alone:  # nothing to wait for: divide the scalar and leave the gradients alone
             return loss / (num_items.clamp(min=1) if isinstance(num_items, Tensor) else max(num_items, 1))
-        self._num_items = num_items if self._num_items is None else self._num_items + num_items
         return loss
+
+    def count(self, output: StepOutput) -> None:
+        """Count a micro-step whose backward is done."""
+        self._taken += 1
+        if output.num_items is not None and not self._alone:
+            self._num_items = output.num_items if self._num_items is None else self._num_items + output.num_items
 
     def close(self) -> Tensor | float | None:
         """End the window; return the factor for its gradients, None for 1. Collective over ranks with `num_items`."""

@@ -13,12 +13,13 @@ import torch
 from accelerate.utils import DistributedType, send_to_device
 from torch import Tensor, nn
 
-from trainer import evaluation, resume, setup
+from trainer import evaluation, resume, setup, splitting
 from trainer.accelerator import make_accelerator, set_determinism
 from trainer.bad_samples import BadSamples
 from trainer.data import BatchStream
 from trainer.hooks import Hooks, resolve_hooks
-from trainer.interruption import Agreement, Interruption, leave
+from trainer.interruption import Agreement, Interruption, leave, leave_validation
+from trainer.loss_levels import LossLevels
 from trainer.metrics import Meters
 from trainer.non_finite import FiniteGuard
 from trainer.optimization import OptimizerUnit
@@ -54,6 +55,9 @@ class Trainer(Hooks):
         auto_resume: resume from the latest checkpoint of `exp_dir` if there is one.
         on_non_finite: "raise", "skip" or "rollback" where a loss or gradient is not finite; see `trainer.non_finite`.
         max_non_finite: how often a run may skip or roll back.
+        max_loss_ratio: a loss above so many times its level is treated like one that is not finite; see
+            `trainer.loss_levels`. None: off.
+        split_on_oom: take a batch that does not fit into memory in halves; see `trainer.splitting`.
         on_bad_sample: "skip" leaves out what a dataset can not use (`BadSample`) and names it; "raise" ends the run.
         max_bad_fraction: share of bad samples above which a run ends; see `trainer.bad_samples`.
         stop_signals: these end the run at the next update, its state saved; exit code 128 + number.
@@ -115,6 +119,8 @@ class Trainer(Hooks):
 
     on_non_finite: str = "raise"
     max_non_finite: int = 10
+    max_loss_ratio: float | None = None
+    split_on_oom: bool = False
     on_bad_sample: str = "skip"
     max_bad_fraction: float = 0.2
     stop_signals: Sequence[str] = ("SIGTERM", "SIGINT", "SIGUSR1")
@@ -143,7 +149,8 @@ class Trainer(Hooks):
         self._agreement = Agreement(self.device, self.is_alone)
         self._writer = CheckpointWriter(self.accelerator)
         # Known once `fit` has set up:
-        self.stream: BatchStream
+        self.stream: BatchStream = None  # type: ignore[assignment]
+        self.loss_levels: LossLevels
         self.guard: FiniteGuard
         self.units: dict[str, OptimizerUnit] = {}
         self.updates_per_epoch: int | None = None
@@ -179,6 +186,10 @@ class Trainer(Hooks):
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """The predictions for one batch; a list is joined with the others'."""
         raise UserError(f"{type(self).__name__} needs a predict_step(batch, batch_idx)")
+
+    def split_batch(self, batch: Any) -> tuple[Any, Any] | None:
+        """Two parts of a batch that did not fit into memory; None where it is of one item. See `split_on_oom`."""
+        return splitting.halves(batch)
 
     def parameters_to_optimize(self, module: nn.Module) -> Any:
         """What an optimizer is given: parameters, or parameter groups."""
@@ -218,6 +229,9 @@ class Trainer(Hooks):
                     self._check_sanity()
                 self._call("on_train_start")
                 resume.restore_rng(self)
+                if self.state.owes_validation:
+                    self.should_stop = self._stop_agreed = self.state.owes_end
+                    self._finish_update(self.state)
                 while not self.is_finished():
                     self._train_epoch()
                 self._call("on_train_end")
@@ -229,6 +243,8 @@ class Trainer(Hooks):
             raise
         finally:
             self.batch = None
+            if self.stream is not None:
+                self.stream.close()
             self._writer.close()
             for tracker in self._trackers:
                 tracker.close()
@@ -303,17 +319,28 @@ class Trainer(Hooks):
 
     def _micro_step(self, batch: Any, batch_idx: int, is_update: bool) -> StepOutput:
         """Forward and backward of one batch and, where it closes a window, the update; for each optimizer in turn."""
+        if self.split_on_oom:
+            output = splitting.forward_backward(self, batch, batch_idx)
+            if is_update:
+                self._update(self.units["model"])
+                if not self.is_alone:
+                    splitting.share_buffers(self.unwrapped_model)
+            return output
         with self._gradient_sync(is_update):
             for unit, output in self._outputs(batch, batch_idx):
-                if self.stream.is_padding:
-                    output = output.without_weight()
-                else:
-                    self._meters.add_output(output, "train/", unit.loss_name)
-                    self.guard.see(output, batch, batch_idx)
-                unit.backward(output, self._before_backward)
-                self._call("on_after_backward")
+                output = self._backward(unit, output, batch, batch_idx)
                 if is_update:
                     self._update(unit)
+        return output
+
+    def _backward(self, unit: OptimizerUnit, output: StepOutput, batch: Any, batch_idx: int) -> StepOutput:
+        if self.stream.is_padding:
+            output = output.without_weight()
+        unit.backward(output, self._before_backward)
+        if not self.stream.is_padding:
+            self._meters.add_output(output, "train/", unit.loss_name)
+            self.guard.see(unit.loss_name, output, batch, batch_idx)
+        self._call("on_after_backward")
         return output
 
     def _update(self, unit: OptimizerUnit) -> None:
@@ -341,9 +368,14 @@ class Trainer(Hooks):
             self._agree_to_stop(heed_wishes=is_log_step or epoch_ended or self.is_alone)
         if is_log_step or self.is_finished():
             self._log_training()
-        if self._val_every.is_due(state, self.updates_per_epoch) or self.is_finished():
+        self._finish_update(state)
+
+    def _finish_update(self, state: TrainState) -> None:
+        """From the validation on; a resume begins here where a signal broke that off."""
+        if state.owes_validation or self._val_every.is_due(state, self.updates_per_epoch) or self.is_finished():
             self._validate()
-        if epoch_ended:
+            state.owes_validation = state.owes_end = False
+        if state.epoch_ended:
             self._call("on_train_epoch_end")
             if self.lr_scheduler_interval == "epoch":
                 for unit in self.units.values():
@@ -412,8 +444,13 @@ class Trainer(Hooks):
             return
         if not self.guard.accepts_weights():
             return
-        state.last_validated_step = state.global_step
-        self._publish(evaluation.evaluate(self, "validation", self._val_dataloaders, self.limit_val_batches))
+        before, state.last_validated_step = state.last_validated_step, state.global_step
+        try:
+            loaders, limit = self._val_dataloaders, self.limit_val_batches
+            metrics = evaluation.evaluate(self, "validation", loaders, limit, heeds_signals=True)
+        except evaluation.BrokenOff:
+            leave_validation(self, before)
+        self._publish(metrics)
         for unit in self.units.values():
             unit.step_scheduler_on(self.metrics, self.lr_scheduler_monitor)
         self._agree_to_stop()

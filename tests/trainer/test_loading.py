@@ -7,12 +7,13 @@ from functools import partial
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 
 from tests.trainer.tiny import VectorTrainer, linear, loader
 from trainer.callbacks import ExponentialMovingAverage, Freeze, ModelCheckpoint
-from trainer.loading import load_pretrained, load_pretrained_from, load_trained, remap_rows
+from trainer.loading import load_pretrained, load_pretrained_from, load_trained, read_symbols, remap_rows
 from utils.errors import UserError
 
 
@@ -189,3 +190,85 @@ def test_rows_of_shared_symbols_are_kept():
 def test_rows_that_do_not_go_with_their_symbols_are_refused(old_symbols, new_symbols, new, sentence):
     with pytest.raises(UserError, match=sentence):
         remap_rows(torch.zeros(2, 2), old_symbols, new_symbols, new)
+
+
+# ------------------------------------------------------------------------------------------ vocabulary, from the config
+
+
+def words(path, symbols):
+    path.write_text("".join(f"{symbol}\n" for symbol in symbols))
+    return str(path)
+
+
+def test_a_change_of_vocabulary_takes_over_the_rows_of_shared_symbols_and_tells(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    given, model, fresh = tagger(3, seed=1), tagger(4), tagger(4)
+    remap = {"head": {"old": words(tmp_path / "old.txt", "abc"), "new": ["c", "x", "a", "y"]}}
+    load_pretrained_from(
+        model, OmegaConf.create({"path": str(saved(tmp_path / "w.safetensors", given)), "remap_rows": remap})
+    )
+    assert same(model["backbone"], given["backbone"])
+    for trained, before, old in zip(model["head"].parameters(), fresh["head"].parameters(), given["head"].parameters()):
+        assert torch.equal(trained[[0, 2]], old[[2, 0]])
+        assert torch.equal(trained[[1, 3]], before[[1, 3]])
+    assert f"weights from {tmp_path / 'w.safetensors'}: 4 of the model's 4 tensors" in caplog.text
+    assert (
+        "  rows of head.bias, head.weight: 2 symbols keep their rows; 2 are new (x, y); 1 are gone (b)" in caplog.text
+    )
+
+
+def test_a_part_that_is_not_loaded_is_not_remapped(tmp_path):
+    path = saved(tmp_path / "w.safetensors", tagger(3, seed=1))
+    remap = {"head.weight": {"old": ["a", "b", "c"], "new": ["a", "b"]}}
+    report = load_pretrained(tagger(2), path, exclude="head.bias", remap_rows=remap)
+    assert list(report.rows) == ["head.weight"]
+    assert report.fresh == ["head.bias"]
+
+
+@pytest.mark.parametrize(
+    ("remap", "sentence"),
+    [
+        ({"neck": {"old": ["a"], "new": ["a"]}}, "pretrained.remap_rows.neck: it matches no tensor that .* and the"),
+        ({"(": {"old": ["a"], "new": ["a"]}}, r"pretrained.remap_rows: '\(' is no regular expression"),
+        ({"head": {"old": ["a"]}}, "pretrained.remap_rows.head: give it old and new"),
+        ({"head": {"old": ["a"], "new": ["a"], "row": 1}}, "pretrained.remap_rows.head: give it old and new"),
+        ({"head": {"old": ["a", "b"], "new": ["a"]}},
+         "pretrained.remap_rows.head: head.bias: the old vocabulary has 2 symbols, its tensor 3 rows"),
+        ({"head": {"old": "none.txt", "new": ["a"]}}, "pretrained.remap_rows.head: can not read the vocabulary none"),
+    ],
+)  # fmt: skip
+def test_a_vocabulary_that_does_not_go_with_the_file_is_refused_and_the_model_left_alone(tmp_path, remap, sentence):
+    model, fresh = tagger(4), tagger(4)
+    with pytest.raises(UserError, match=sentence):
+        load_pretrained(model, saved(tmp_path / "w.safetensors", tagger(3, seed=1)), remap_rows=remap)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), fresh.state_dict().values()))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "symbols"),
+    [
+        ("plain.txt", "<blank>\n \na\n", ["<blank>", " ", "a"]),
+        ("numbers.txt", "0\n1\n2", ["0", "1", "2"]),
+        ("tokens.txt", "b 1\n<blk> 0\na 2\n", ["<blk>", "b", "a"]),
+        ("spm.vocab", "<unk>\t0\n▁the\t-3.2\ne\t-4\n", ["<unk>", "▁the", "e"]),
+        ("vocab.json", '{"b": 1, "<pad>": 0}', ["<pad>", "b"]),
+        ("list.json", '["x", "y"]', ["x", "y"]),
+    ],
+)
+def test_vocabularies_are_read_as_they_are_written(tmp_path, name, text, symbols):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert read_symbols(tmp_path / name) == symbols
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("gap.json", '{"a": 0, "b": 2}', "does not give its 2 symbols the rows from 0 on"),
+        ("number.json", "3", "is neither a list of symbols nor a mapping"),
+        ("broken.json", "{", "can not read the vocabulary .*broken.json"),
+    ],
+)
+def test_what_is_no_vocabulary_is_refused(tmp_path, name, text, sentence):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        read_symbols(tmp_path / name)

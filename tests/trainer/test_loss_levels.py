@@ -11,9 +11,10 @@ import torch
 
 from tests.trainer.test_non_finite import Named, Remember, bad_batches
 from tests.trainer.tiny import SGD, MeanTrainer, Vectors, VectorTrainer, linear
-from trainer import Callback, StepOutput
+from trainer import Callback
 from trainer.callbacks import ModelCheckpoint
 from trainer.checkpoint import latest, load, step_folders
+from trainer.hooks import resolve_hooks
 from trainer.loss_levels import LossLevels
 from utils.errors import UserError
 
@@ -40,14 +41,14 @@ def levels(values: list[float], ratio: float = 3.0) -> tuple[LossLevels, list[in
     found = LossLevels(ratio, torch.device("cpu"), 1)
     spikes = []
     for update, value in enumerate(values):
-        found.see("loss", StepOutput(torch.tensor(value, dtype=torch.float64)), update)
+        found.see("loss", update, torch.tensor(value, dtype=torch.float64), None)
         found.end_update("loss", update)
         if found.first_spike() is not None:
             spikes.append(update)
     return found, spikes
 
 
-# ------------------------------------------------------------------------------------------------------- what is a spike
+# ------------------------------------------------------------------------------------------------------ what is a spike
 
 
 def test_a_loss_above_the_ratio_times_the_median_is_a_spike_and_does_not_raise_the_level():
@@ -98,7 +99,6 @@ def test_the_update_is_judged_as_a_whole_also_with_means_and_accumulation(tmp_pa
     """The bad micro-batch alone is kept."""
     trainer = make(tmp_path, high=(117,), kind=MeanTrainer, every=100, gradient_accumulation_steps=2, epochs=2,
                    max_loss_ratio=10)  # fmt: skip
-    trainer.stream_shift = 0
     with pytest.raises(UserError, match=r"at update 31, more than 10 times"):
         trainer.fit()
     assert [told["ids"][1] for told in bad_batches(tmp_path)] == ["item117"]
@@ -191,7 +191,7 @@ def test_the_level_survives_a_resume(tmp_path, policy, killed_at):
     whole, killed = again("whole"), again("killed")
     whole.fit()
     killed.callbacks["unplug"] = Unplug()
-    killed.__post_init__()
+    killed._hooks = resolve_hooks(killed, killed.callbacks.values())
     with pytest.raises(KeyboardInterrupt):
         killed.fit()
     again("killed", auto_resume=True).fit()
@@ -203,3 +203,15 @@ def test_the_level_survives_a_resume(tmp_path, policy, killed_at):
     lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
              for name in ("whole", "killed")]  # fmt: skip
     assert [line | {"time": 0} for line in lines[0]] == [line | {"time": 0} for line in lines[1]]
+
+
+def test_each_of_several_optimizers_has_a_level_of_its_own():
+    from tests.trainer.tiny_gan import gan
+
+    _, trainer = gan(batch_size=16, epochs=3)
+    trainer.max_loss_ratio, trainer.log_every_n_steps = 1e9, 2
+    trainer.fit()
+    assert {name: len(usual) for name, usual in trainer.loss_levels.state_dict().items()} == {
+        "discriminator_loss": trainer.global_step,
+        "generator_loss": trainer.global_step,
+    }

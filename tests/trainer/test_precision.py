@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
+from benchmarks.kill_and_resume import differences
 from tests.trainer.tiny import SGD, VectorTrainer, linear, loader
+from trainer import Callback
+from trainer.callbacks import ModelCheckpoint
+from trainer.checkpoint import latest, load
 from utils.errors import UserError
 
 
@@ -89,6 +94,51 @@ def test_a_skipped_update_does_not_step_the_schedule(monkeypatch):
     trainer.fit()
     assert trainer.units["model"].scheduler.last_epoch == 3
     assert torch.isfinite(model.weight).all()
+
+
+@pytest.mark.usefixtures("own_state")
+@pytest.mark.parametrize(("killed_at", "good_updates"), [(7, 2), (9, 1)])
+def test_a_killed_run_goes_on_with_the_scalers_scale_and_growth_and_ends_bit_identical(
+    tmp_path, monkeypatch, killed_at, good_updates
+):
+    """The scale doubles after 3 good updates and halves at an overflow: both lie before and behind the kill."""
+
+    class Overflowing(VectorTrainer):
+        def on_after_backward(self):
+            if self.global_step in (3, 11):
+                self.unwrapped_model.weight.grad[0, 0] = float("inf")
+
+    class Unplug(Callback):
+        def on_train_batch_start(self, trainer, batch, batch_idx):
+            if trainer.global_step == killed_at:
+                raise KeyboardInterrupt
+
+    def run(name: str, *more: Callback, **options) -> None:
+        for singleton in (AcceleratorState, GradientState, PartialState):
+            singleton._reset_state()
+        schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=4, gamma=0.5)
+        trainer = Overflowing(
+            linear(), loader(32, 4, noise=0.3, shuffle=True), partial(torch.optim.AdamW, lr=0.01), schedule, epochs=2,
+            callbacks=[ModelCheckpoint(every_n_steps=2), *more], exp_dir=tmp_path / name, max_grad_norm=1.0, **options,
+        )  # fmt: skip
+        with_scaler(trainer, 2.0**10)
+        trainer.accelerator.scaler.set_growth_interval(3)
+        monkeypatch.setattr(trainer.accelerator, "prepare_model", lambda model, **kw: model)
+        trainer.fit()
+
+    def newest(name: str) -> dict[str, Any]:
+        return load(latest(tmp_path / name / "checkpoints")).training
+
+    run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", Unplug())
+    assert newest("killed")["scaler"]["_growth_tracker"] == good_updates
+    run("killed", auto_resume=True)
+    assert differences(tmp_path / "whole", tmp_path / "killed") == []
+    scaler = newest("whole")["scaler"]
+    # Good updates 3 | 3, 3, 1 | 3, 1 between the overflows: doubled 4 times, halved twice.
+    assert (scaler["scale"], scaler["_growth_tracker"]) == (2.0**12, 1)
+    assert newest("whole")["units"]["model"]["scheduler"]["last_epoch"] == 14
 
 
 def test_a_compiled_model_trains_to_the_same_weights():

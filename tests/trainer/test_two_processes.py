@@ -54,6 +54,13 @@ def together(tmp_path_factory) -> dict[str, Any]:
     tasks |= {"thaw": ("freeze_and_thaw", []), "unused": ("unused", [])}
     tasks |= {"signal": ("signal_to_one_rank", [str(folder / "signal")])}
     tasks |= {p: ("non_finite_on_one_rank", [str(folder / p), p]) for p in ("raise", "skip", "rollback")}
+    tasks |= {
+        f"spike {p}": ("spike_on_one_rank", [str(folder / f"spike_{p}"), p]) for p in ("raise", "skip", "rollback")
+    }
+    tasks |= {f"splits {a} {most}": ("splits_on_one_rank", [a, most]) for a in (1, 2) for most in (1, 4)}
+    tasks |= {"undisturbed": ("validation_stopped_by_one_rank", [str(folder / "undisturbed"), False])}
+    for name, hurt in (("stopped", True), ("done again", False)):
+        tasks[name] = ("validation_stopped_by_one_rank", [str(folder / "stopped"), hurt])
     two_processes.elastic(str(folder / "one to two"), 1, 7)
     tasks["one to two"] = ("elastic", [str(folder / "one to two"), 2, -1])
     tasks["two to one"] = ("elastic", [str(folder / "two to one"), 2, 7])
@@ -154,6 +161,33 @@ def test_a_batch_that_is_not_finite_on_one_rank_is_decided_on_by_both(together):
     assert skip["files"] == ["step_00000002_batch_2_rank_1.pt"]
     assert together["raise"]["files"] == rollback["files"] == ["step_00000004_batch_2_rank_1.pt"]
     assert (rollback["updates"], rollback["count"], rollback["finite"]) == (2, 1, True)
+
+
+def test_a_spike_on_one_rank_is_decided_on_by_both(together):
+    """The loss that is judged is the mean over both: rank 0 sees nothing unusual by itself."""
+    assert all(together[f"spike {policy}"]["same"] for policy in ("raise", "skip", "rollback"))
+    stopped, skip, rollback = (together[f"spike {policy}"] for policy in ("raise", "skip", "rollback"))
+    assert "at update 18, more than 10 times its level" in stopped["error"]
+    assert (skip["updates"], skip["count"], skip["files"]) == (20, 1, ["step_00000017_batch_17_rank_1.pt"])
+    assert (rollback["updates"], rollback["count"]) == (17, 1)
+    assert stopped["files"] == rollback["files"] == ["step_00000020_batch_17_rank_1.pt"]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_one_rank_takes_its_batches_in_parts_and_the_update_is_that_of_whole_ones_under_ddp(together, accumulation):
+    whole, parts = together[f"splits {accumulation} 4"], together[f"splits {accumulation} 1"]
+    assert parts["weight"] == pytest.approx(whole["weight"], abs=1e-12)
+    assert parts["loss"] == pytest.approx(whole["loss"], abs=1e-12)
+    assert parts["updates"] == whole["updates"]
+    assert (whole["sizes"], parts["sizes"]) == ([4, 4], [4, 1])
+
+
+def test_a_signal_in_a_validation_stops_both_ranks_at_the_same_batch_and_it_is_done_again(together):
+    assert (together["stopped"]["code"], together["stopped"]["updates"]) == (143, 5)
+    assert together["stopped"]["batches"] == [2, 2]
+    undisturbed, again = together["undisturbed"], together["done again"]
+    assert again["batches"][0] == undisturbed["batches"][0]
+    assert (again["weight"], again["metrics"]) == (undisturbed["weight"], undisturbed["metrics"])
 
 
 def test_frozen_parts_thaw_under_ddp(together):

@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from tests.trainer.tiny import SGD, VectorTrainer, linear, loader
 from tests.trainer.tiny_gan import gan
-from trainer import Callback, StepOutput
+from trainer import Callback, StepOutput, interruption
 from trainer import checkpoint as checkpoints
-from trainer.callbacks import Freeze, ModelCheckpoint
+from trainer.callbacks import ExponentialMovingAverage, Freeze, ModelCheckpoint
 from trainer.checkpoint import latest
 from trainer.interruption import Interrupted
 from utils.errors import UserError
@@ -208,6 +208,88 @@ def non_finite_on_one_rank(directory: str, policy: str) -> dict[str, Any]:
         "updates": trainer.global_step, "count": trainer.state.num_non_finite, "error": error,
         "finite": bool(model.weight.isfinite().all()),
         "files": sorted(path.name for path in Path(directory, "bad_batches").glob("*.pt")),
+    }  # fmt: skip
+
+
+def spike_on_one_rank(directory: str, policy: str) -> dict[str, Any]:
+    """Items 140 to 143 have targets far off; rank 1 gets them, in update 18 of 20."""
+    data = loader(160, 4)
+    data.dataset.y[140:144] *= 1000  # type: ignore[attr-defined]
+    model = linear()
+    trainer = VectorTrainer(
+        model, data, partial(torch.optim.SGD, lr=1e-6), epochs=1, exp_dir=Path(directory), on_non_finite=policy,
+        log_every_n_steps=10, max_loss_ratio=10.0, callbacks=[ModelCheckpoint(every_n_steps=17)],
+    )  # fmt: skip
+    error = ""
+    try:
+        trainer.fit()
+    except UserError as raised:
+        error = str(raised)
+    mine = torch.tensor([float(trainer.global_step), float(trainer.state.num_non_finite), *model.weight[0].tolist()])
+    return {
+        "same": bool((trainer.accelerator.gather(mine).view(2, -1).diff(dim=0) == 0).all()), "error": error,
+        "updates": trainer.global_step, "count": trainer.state.num_non_finite,
+        "files": sorted(path.name for path in Path(directory, "bad_batches").glob("*.pt")),
+    }  # fmt: skip
+
+
+def splits_on_one_rank(accumulation: int, most: int) -> dict[str, Any]:
+    """Rank 1 has memory for `most` items; the other for all, and is never asked to repeat anything."""
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.layer = nn.BatchNorm1d(4, track_running_stats=True).double().eval(), linear()
+            self.sizes: list[int] = []
+
+        def forward(self, x):
+            self.sizes.append(len(x))
+            if len(x) > most and accelerate.PartialState().process_index == 1:
+                raise torch.OutOfMemoryError("out of memory")
+            return self.layer(self.norm(x))
+
+    model = Small()
+    model.norm.train = lambda mode=True: model.norm  # type: ignore[method-assign]  # its statistics would see the parts
+    trainer = VectorTrainer(
+        model, loader(42, 4, noise=0.3), SGD, epochs=2, max_grad_norm=1.0, split_on_oom=most < 4,
+        gradient_accumulation_steps=accumulation,
+    )  # fmt: skip
+    trainer.fit()
+    sizes = accelerate.utils.gather_object([max(model.sizes[-3:])])
+    return {"weight": model.layer.weight.flatten().tolist(), "loss": trainer.metrics["train/loss"], "sizes": sizes,
+            "updates": trainer.global_step}  # fmt: skip
+
+
+def validation_stopped_by_one_rank(directory: str, hurt: bool) -> dict[str, Any]:
+    """SIGTERM to rank 1 in the second of 4 batches of the validation of update 5."""
+
+    class Hurt(Callback):
+        seen = 0
+
+        def on_validation_batch_end(self, trainer, output, batch, batch_idx):
+            self.seen += 1
+            if hurt and trainer.accelerator.process_index == 1 and (trainer.global_step, batch_idx) == (5, 1):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    model, callback = nn.Sequential(linear(), nn.Dropout(0.2)), Hurt()
+    trainer = VectorTrainer(
+        model, loader(64, 4, noise=0.3, shuffle=True), partial(torch.optim.AdamW, lr=0.01), None, None, loader(32, 4),
+        callbacks={"ema": ExponentialMovingAverage(0.9), "save": ModelCheckpoint(every_n_steps=3), "hurt": callback},
+        exp_dir=Path(directory), epochs=1, val_every_n_steps=5, auto_resume=True, log_every_n_steps=2,
+    )  # fmt: skip
+    seconds, interruption._SECONDS_BETWEEN_AGREEMENTS = interruption._SECONDS_BETWEEN_AGREEMENTS, 0.0
+    code = 0
+    try:
+        trainer.fit()
+    except Interrupted as stopped:
+        code = int(str(stopped.code))
+    finally:
+        interruption._SECONDS_BETWEEN_AGREEMENTS = seconds
+    losses = [line for line in Path(directory, "metrics.jsonl").read_text().splitlines() if "loss" in line]
+    return {
+        "code": code, "updates": trainer.global_step, "weight": model[0].weight.flatten().tolist(),
+        "batches": accelerate.utils.gather_object([callback.seen]),
+        "metrics": [{k: v for k, v in json.loads(line).items() if k != "time"} for line in losses],
     }  # fmt: skip
 
 
