@@ -12,7 +12,7 @@ from utils.validate import num_targets, validate
 
 _FOLDER = CONFIGS / "experiment"
 EXPERIMENTS = sorted(path.relative_to(_FOLDER).with_suffix("").as_posix() for path in _FOLDER.rglob("*.yaml"))
-NUM_EXPERIMENTS = 5
+NUM_EXPERIMENTS = 13
 
 # Groups of which any one option goes with the default experiment.
 FREE_GROUPS = ("optimizer", "lr_scheduler", "tracker", "debug", "model/frontend")
@@ -86,12 +86,33 @@ def test_an_option_goes_with_the_default(option):
     assert validate(compose(option, *NEEDS.get(option, ()))) == []
 
 
+# Options of the generator, and what they need beside.
+GENERATION = {
+    "model/autoencoder=patch": (),
+    "model/autoencoder=oobleck_small": (),
+    "model/backbone=layer_fusion_dit_small": (),
+    "model/backbone=input_fusion_dit_small": (),
+    "model/backbone=stable_audio_3": (),
+    "model/backbone=longcat": (),
+    "model/content_adapter=prefix_adapter": (),
+    "model/content_adapter=cross_attn_adapter": (),
+    "model/content_encoder@model.content_encoder.instruction=char": ("~model.content_encoder.instruction.vocabulary",),
+}
+
+
+@pytest.mark.parametrize("option", GENERATION)
+def test_an_option_goes_with_the_generator(option):
+    assert validate(compose("experiment=audio_generation/spoken_voices", option, *GENERATION[option])) == []
+
+
 def test_every_file_of_the_tree_is_part_of_some_test():
     """What is neither an entry, an experiment, an option above, nor named by these, is a file nobody composes."""
     used = {CONFIGS / "default.yaml", CONFIGS / "inference.yaml", *ACCELERATE}
     used |= {CONFIGS / "experiment" / f"{name}.yaml" for name in EXPERIMENTS}
     used |= {CONFIGS / f"{group}/{name}.yaml" for group, name in (option.split("=") for option in options())}
     used |= set((CONFIGS / "data_dict").glob("*.yaml"))  # tests/components/test_recipe_command.py
+    used |= set((CONFIGS / "model/autoencoder").glob("*.yaml"))  # tests/components/test_autoencoders.py
+    used |= set((CONFIGS / "model/content_encoder").glob("*.yaml"))  # tests/components/test_content_encoders.py
     used |= set((CONFIGS / "metrics").glob("*.yaml"))  # tests/components/test_metrics_command.py
     text = "\n".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
     listed = yaml.safe_load((CONFIGS / "default.yaml").read_text())["defaults"]

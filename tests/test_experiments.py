@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from tests.components.clips import write_clip
@@ -23,10 +24,25 @@ FEW_WORDS = (
     "data_dict.spoken_words.words=[zero,one,two,three]",
     "data_dict.spoken_words.num_takes={train:1,val:1,test:1,heard:1}",
 )
+FEW_VOICES = (
+    "data_dict.spoken_voices.words=[one,two]",
+    "data_dict.spoken_voices.num_takes={train:3,val:1,test:0,heard:1}",
+)
 SMALL = {
+    "audio_generation/debug": (),
+    "audio_generation/spoken_voices": (
+        *FEW_VOICES,
+        "recipes.judge=null",
+        "callbacks.demonstration.judges=null",
+        "trainer.val_every_n_steps=2",
+    ),
     "tagging/concat": FEW_WORDS,
     "tagging/debug": (),
     "tagging/environmental_sounds": ("data_root=sounds", "trainer.val_every_n_epochs=1"),
+    "tagging/judge_spoken_digits": ("data_root=digits",),
+    "tagging/judge_spoken_digits_mfcc": ("data_root=digits",),
+    "tagging/judge_spoken_voices": FEW_VOICES,
+    "tagging/judge_spoken_voices_mfcc": FEW_VOICES,
     "tagging/spoken_digits": ("data_root=digits",),
     "tagging/spoken_words": FEW_WORDS,
 }
@@ -65,7 +81,7 @@ def train(folder: Path, *arguments: str) -> Path:
 
 def test_every_experiment_is_known_here():
     assert sorted(SMALL) == FOUND
-    assert len(FOUND) == 5
+    assert len(FOUND) == 11
 
 
 @pytest.mark.parametrize("experiment", sorted(SMALL))
@@ -77,13 +93,35 @@ def test_an_experiment_takes_steps_and_leaves_what_is_promised(workplace, experi
     )
     lines = [json.loads(line) for line in (exp_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == [1, 2]
-    assert any("val/accuracy" in line for line in lines)
+    is_tagging = experiment.startswith("tagging/")
+    assert any(("val/accuracy" if is_tagging else "val/loss") in line for line in lines)
     environment = json.loads((exp_dir / "environment.json").read_text())
     assert '"sha256"' in json.dumps(environment["data"]["train_dataloader"])
     assert (exp_dir / "checkpoints/last/model.safetensors").is_file()
     assert list((exp_dir / "tensorboard").iterdir())
-    assert list((exp_dir / "samples").rglob("confusion_*.png"))
-    assert list((exp_dir / "samples").rglob("*.wav"))
+    if "judge" not in experiment:  # which leaves no samples
+        picture = "confusion_*.png" if is_tagging else "spectrograms.png"
+        assert list((exp_dir / "samples").rglob(picture))
+        assert list((exp_dir / "samples").rglob("*.wav"))
+
+
+def test_a_generator_makes_what_is_asked_for_at_the_prompt(workplace):
+    exp_dir = train(workplace, "experiment=audio_generation/debug", "exp_dir=makes")
+    infer = (sys.executable, str(ROOT / "inference.py"), f"exp_dir={exp_dir}")
+    done = run(workplace, *infer, "+data_dict.spoken_voices.test.max_samples=3", "infer_args.seed=1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = [json.loads(line) for line in (exp_dir / "predictions/spoken_voices_test.jsonl").read_text().splitlines()]
+    assert len(records) == 3
+    assert records[0]["labels"].keys() == {"word", "speaker"}
+    assert all(soundfile.info(record["audio_path"]).duration == pytest.approx(0.8) for record in records)
+    done = run(workplace, *infer, 'prompt="say one like anna"', "output=one.wav", "infer_args.num_steps=3")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert soundfile.info(workplace / "one.wav").samplerate == 8_000
+    assert json.loads((workplace / "one.jsonl").read_text())["instruction"] == "say one like anna"
+    done = run(workplace, *infer, "infer_args.steps=3")
+    assert done.stderr.strip().endswith(
+        "error: infer_args.steps: the run has no such setting (did you mean 'num_steps'?)"
+    )
 
 
 def test_the_same_command_twice_gives_the_same_weights(workplace):

@@ -33,11 +33,12 @@ class StoredRun:
         return self.exp_dir / "checkpoints"
 
     def with_settings(self, key: str, changes: DictConfig) -> StoredRun:
-        """The same run with other values under `key`: `infer_args`, say.
+        """The same run with other values under `key`, `infer_args`, say; nulls change nothing.
 
         Raises:
             UserError: the run has no such setting.
         """
+        changes = OmegaConf.masked_copy(changes, [name for name, value in changes.items() if value is not None])
         if not changes:
             return self
         known = self.config.get(key) or {}
@@ -176,8 +177,18 @@ def _datasets(root: DictConfig, request: DictConfig, template: DictConfig) -> di
                 names = [str(key) for key, value in corpus.items() if isinstance(value, DictConfig)]
                 raise UserError(f"data_dict.{name}.{split}: no such split{did_you_mean(split, names)}")
             base = corpus[split] if "_target_" in corpus[split] else OmegaConf.merge(template.dataset, corpus[split])
-            found[f"{name}_{split}"] = OmegaConf.merge(base, changes or {})
+            found[f"{name}_{split}"] = _wrapped(OmegaConf.merge(base, changes or {}), template)
     return found
+
+
+def _wrapped(dataset: Any, template: DictConfig) -> Any:
+    """Inside of what wraps the datasets of this run, as instructions are put around clips; else as it is."""
+    outer = template.dataset
+    if not isinstance(outer.get("dataset"), DictConfig) or dataset.get("_target_") == outer.get("_target_"):
+        return dataset
+    wrapped = deepcopy(outer)
+    wrapped.dataset = dataset
+    return wrapped
 
 
 def _corpus(root: DictConfig, name: str) -> DictConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections import Counter
@@ -244,7 +245,7 @@ class AudioDataset(Dataset):
             lost = f"what lies above {wanted / 2:g} Hz is lost" if rate > wanted else f"they end at {rate / 2:g} Hz"
             if rate != wanted:
                 clips = f"{count} of {len(self)} clips"
-                logger.warning("%s: %s are resampled from %d Hz to %d Hz: %s", self.manifest, clips, rate, wanted, lost)
+                _say_once(f"{self.manifest}: {clips} are resampled from {rate} Hz to {wanted} Hz: {lost}")
         if self.channel is None and (num_channels := self._most_channels()) > 1:
             told = f"clips of {num_channels} channels are mixed down to one (channel=0 takes the first)"
             logger.info("%s: %s", self.manifest, told)
@@ -283,6 +284,11 @@ class AudioFiles(AudioDataset):
                 self.bad_samples.append(told)
             else:
                 yield record
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    logger.warning("%s", text)
 
 
 def _is_blank(value: Any) -> bool:

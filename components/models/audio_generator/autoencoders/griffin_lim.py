@@ -9,7 +9,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import fold, pad
+from torch.nn.functional import pad
 
 from components.layers import length_mask
 
@@ -79,8 +79,10 @@ class _OverlapAdd:
         return self._add(torch.fft.irfft(spectrum, n=self.n_fft) * self.window) * self.scale
 
     def _add(self, frames: Tensor) -> Tensor:
-        total = (frames.shape[1] - 1) * self.hop_length + self.n_fft
-        columns = frames.transpose(1, 2)
-        added = fold(columns, (1, total), (1, self.n_fft), stride=(1, self.hop_length)).flatten(1)
-        added = added[:, self.outside :]
+        pieces = pad(frames, (0, -self.n_fft % self.hop_length)).unflatten(-1, (-1, self.hop_length))
+        num_clips, num_frames, num_pieces, _ = pieces.shape
+        added = frames.new_zeros(num_clips, num_frames + num_pieces - 1, self.hop_length)
+        for i in range(num_pieces):
+            added[:, i : i + num_frames] += pieces[:, :, i]
+        added = added.flatten(1)[:, self.outside :]
         return pad(added, (0, max(0, self.num_samples - added.shape[1])))[:, : self.num_samples]

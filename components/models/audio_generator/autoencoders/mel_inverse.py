@@ -45,7 +45,7 @@ class MelInverse(nn.Module):
         self.num_updates = num_updates
         filters = frontend.filters.double()
         self.loudest = float(frontend.window.sum().pow(self.power) * filters.sum(0).max())
-        buffers = {"inverse": torch.linalg.pinv(filters), "back": filters.T, "gram": filters @ filters.T}
+        buffers = {"inverse": torch.linalg.pinv(filters), "filters": filters, "back": filters.T}
         for name, value in buffers.items():
             self.register_buffer(name, value.float().contiguous(), persistent=False)
 
@@ -55,7 +55,7 @@ class MelInverse(nn.Module):
         spectrum = (mels @ self.inverse).clamp(min=0) + 1e-3 * mels @ self.back
         target = mels @ self.back
         for _ in range(self.num_updates):
-            spectrum = spectrum * target / (spectrum @ self.gram).clamp(min=_QUIETEST)
+            spectrum = spectrum * target / (spectrum @ self.filters @ self.back).clamp(min=_QUIETEST)
         return spectrum.pow(1 / self.power)
 
     def _linear(self, features: Tensor) -> Tensor:
