@@ -113,6 +113,8 @@ def test_every_file_of_the_tree_is_part_of_some_test():
     used |= set((CONFIGS / "data_dict").glob("*.yaml"))  # tests/components/test_recipe_command.py
     used |= set((CONFIGS / "model/autoencoder").glob("*.yaml"))  # tests/components/test_autoencoders.py
     used |= set((CONFIGS / "model/content_encoder").glob("*.yaml"))  # tests/components/test_content_encoders.py
+    used |= set((CONFIGS / "model/backbone").glob("*_fusion_dit_*.yaml"))  # tests/components/test_backbones.py
+    used |= {CONFIGS / f"{option.replace('=', '/')}.yaml" for option in GENERATION}
     used |= set((CONFIGS / "metrics").glob("*.yaml"))  # tests/components/test_metrics_command.py
     text = "\n".join(path.read_text() for path in CONFIGS.rglob("*.yaml"))
     listed = yaml.safe_load((CONFIGS / "default.yaml").read_text())["defaults"]

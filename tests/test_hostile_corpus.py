@@ -74,10 +74,10 @@ def line(name: str, path: str, seconds: float, number: int) -> bytes:
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
-    return ["experiment=tagging/debug", "recipes=null", "~labels", "+labels={sound: [a, b]}",
-            "predictor.main_target=sound", "loss_fn.weights=null", "test_dataloader=null", "callbacks.samples=null", "max_steps=null", "epochs=2",
-            f"train_dataloader.dataset.manifest={folder}/train.jsonl",
-            f"val_dataloader.dataset.manifest={folder}/val.jsonl", "tracker=null", *more]  # fmt: skip
+    return ["experiment=tagging/debug", "recipes=null", "~labels", "+labels={sound: [a, b]}", "tracker=null",
+            "predictor.main_target=sound", "loss_fn.weights=null", "test_dataloader=null", "callbacks.samples=null",
+            "max_steps=null", "epochs=2", f"train_dataloader.dataset.manifest={folder}/train.jsonl",
+            f"val_dataloader.dataset.manifest={folder}/val.jsonl", *more]  # fmt: skip
 
 
 def named(exp_dir: Path) -> dict[str, str]:

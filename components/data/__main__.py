@@ -9,7 +9,7 @@ from utils.errors import UserError
 
 # command -> (module with `main(arguments)`, what it does)
 COMMANDS = {
-    "convert": ("components.data.convert", "from any layout that can be read to JSONL, Lhotse cuts, CSV, Kaldi, tar or HDF5"),
+    "convert": ("components.data.convert", "from any layout to JSONL, Lhotse cuts, CSV, Kaldi, tar or HDF5"),
     "doctor": ("components.data.doctor", "what is wrong with a collection: lists of kept and dropped clips, a page"),
     "cmvn": ("components.data.cmvn", "mean and variance of features over a collection"),
     "extract": ("components.data.extract", "features or latents of a collection, once, over several processes"),

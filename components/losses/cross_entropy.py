@@ -31,8 +31,9 @@ class MultiTargetLoss:
 class MultiTargetCrossEntropy(nn.Module):
     """Sum over targets of `weight * cross entropy`, summed over clips.
 
-    Targets are class ids, or shares of the classes as `components.augment.Mixup` makes them. The loss of a batch is  (1 / B) * sum_b sum_t weight_t * CE(logits_tb, target_tb):  per clip, not per label. A clip
-    whose class is unknown (-100, or no share of any) adds nothing for that target, but counts as a clip.
+    Targets are class ids, or shares of the classes as `components.augment.Mixup` makes them. The loss of a batch is
+    (1 / B) * sum_b sum_t weight_t * CE(logits_tb, target_tb):  per clip, not per label. A clip whose class is unknown
+    (-100, or no share of any) adds nothing for that target, but counts as a clip.
 
     Args:
         weights: target -> weight, exactly the targets to train; None trains all that the model has, with weight 1.
