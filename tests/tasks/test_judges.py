@@ -87,7 +87,9 @@ def run(tmp_path_factory):
         callbacks={"checkpoint": ModelCheckpoint()},
     ).fit()  # fmt: skip
     data = {"_target_": "components.data.AudioDataset", "manifest": str(folder / "clips.jsonl"), "sample_rate": RATE}
-    test = {"_target_": "torch.utils.data.DataLoader", "batch_size": 5, "dataset": {**data, "labels": LABELS}}
+    canvas = {"_target_": "components.data.generation.FixedCanvas", "seconds": 0.4, "place": "start"}
+    data |= {"labels": LABELS, "augment": {"canvas": canvas}}
+    test = {"_target_": "torch.utils.data.DataLoader", "batch_size": 5, "dataset": data}
     test["collate_fn"] = {"_target_": "components.data.PadCollate"}
     config = {"labels": LABELS, "sample_rate": RATE, "model": network, "test_dataloader": test}
     (folder / "run" / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)) + HEARING)
@@ -178,6 +180,13 @@ class Codec:
 
     def decode(self, latents, latent_lens):
         return torch.nn.functional.pad(latents, (0, 50)), latent_lens + 50
+
+
+def test_real_clips_are_at_one_level_and_not_yet_heard(run):
+    (batch, *_) = Judge(run).test_loader()
+    assert batch["audio_lens"].tolist() == [1600, 1680, 1760, 1840, 1920]
+    level = batch["waveform"][4].square().mean().sqrt()
+    assert level == pytest.approx(0.1, rel=0.01)
 
 
 def test_ceilings_are_those_of_real_clips_and_of_copies(run):
