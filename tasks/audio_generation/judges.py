@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +33,7 @@ from utils.compose import COMPOSE_ERRORS, CONFIGS, Request
 from utils.compose_errors import explain
 from utils.errors import UserError
 from utils.io import write_text
-from utils.stored_run import load_run
+from utils.stored_run import StoredRun, load_run
 
 logger = logging.getLogger(__name__)
 
@@ -208,8 +209,12 @@ class Judge:
         return self.hear(waveform, audio_lens, sample_rate).embedding
 
     def test_loader(self) -> Any:
-        """The real clips that it was not trained with, as a loader."""
-        return self._run.build("test_dataloader")
+        """Real clips that it was not trained with, at one level, as a loader; `hear` does to them what else it does."""
+        config = deepcopy(self._run.config)
+        if "augment" in config.test_dataloader.dataset:
+            level = {"level": {"_target_": "components.data.generation.NormalizeLevel"}}
+            OmegaConf.update(config, "test_dataloader.dataset.augment", level, merge=False)
+        return StoredRun(self._run.exp_dir, config).build("test_dataloader")
 
     def _heard(self, clip: Tensor, sample_rate: int) -> Tensor:
         if sample_rate != self.sample_rate:

@@ -2,7 +2,8 @@
 
 What: single English words by synthetic speakers, 16 kHz mono FLAC. A speaker is an accent of espeak-ng, one of its
 voice variants and a base pitch; a take varies rate and pitch. Speakers of `val` are heard in no other split; `test` has
-further unheard speakers, and held-out takes of the `train` speakers, so that a speaker head can be scored.
+further unheard speakers, and held-out takes of the `train` speakers, so that a speaker head can be scored. Records say
+which phonemes (espeak-ng's own names, without stress; `sil` for pauses) last how long.
 Licence: the recordings are yours. espeak-ng (GPL-3.0-or-later) only runs in a process of its own, through the wheel
 `espeakng-loader`.
 Source: github.com/espeak-ng/espeak-ng, release 1.52.
@@ -73,14 +74,14 @@ def prepare_spoken_words(
     Args:
         speakers: split -> name -> {"voice": accent+variant, "pitch": 0-99}, for the splits train, val and test.
         num_takes: takes of each word per speaker of `train`, `val`, `test`, and `heard`: held-out takes of the train
-            speakers for the test split.
+            speakers for the test split; optionally `heard_val`, the same for the val split.
         seed: of rates and pitches; the same seed gives the same bytes.
 
     Raises:
         UserError: the wheel is missing, or espeak-ng has no such voice.
     """
     folder = Path(output_dir)
-    settings = {"words": list(words), "speakers": speakers, "num_takes": num_takes, "seed": seed, "version": 1}
+    settings = {"words": list(words), "speakers": speakers, "num_takes": num_takes, "seed": seed, "version": 2}
     if is_prepared(folder, settings):
         return
     if importlib.util.find_spec("espeakng_loader") is None:
@@ -105,7 +106,9 @@ def _plan(
 ) -> Iterator[_Utterance]:
     for home in ("train", "val", "test"):
         for name, voice in speakers[home].items():
-            splits = [home] * num_takes[home] + (["test"] * num_takes["heard"] if home == "train" else [])
+            splits = [home] * num_takes[home]
+            if home == "train":
+                splits += ["test"] * num_takes["heard"] + ["val"] * num_takes.get("heard_val", 0)
             for word in words:
                 for take, split in enumerate(splits):
                     # Each utterance has a generator of its own: adding a word or a speaker changes no other.
@@ -126,31 +129,50 @@ def _speak_all(utterances: Sequence[_Utterance], folder: Path) -> list[Record]:
     )
     with worker:
         try:
-            return [_write(utterance, _ask(worker, utterance), folder) for utterance in utterances]
+            return [_write(utterance, *_ask(worker, utterance), folder) for utterance in utterances]
         finally:
             worker.kill()
 
 
-def _ask(worker: subprocess.Popen[bytes], utterance: _Utterance) -> np.ndarray:
+def _ask(worker: subprocess.Popen[bytes], utterance: _Utterance) -> tuple[np.ndarray, list[tuple[str, int]]]:
+    """PCM, and each phoneme with the sample at which it begins."""
     assert worker.stdin is not None
     assert worker.stdout is not None
     assert worker.stderr is not None
     try:
         worker.stdin.write(json.dumps(utterance.request).encode() + b"\n")
         worker.stdin.flush()
-        (num_bytes,) = struct.unpack("<I", worker.stdout.read(4))
+        pcm, phonemes = (worker.stdout.read(*struct.unpack("<I", worker.stdout.read(4))) for _ in range(2))
     except (BrokenPipeError, struct.error):
         last_line = (worker.stderr.read().decode(errors="replace").strip() or "no message").splitlines()[-1]
         raise UserError(f"espeak-ng stopped: {last_line}") from None
-    if num_bytes == 0:
+    if not pcm:
         raise UserError(f"espeak-ng has no voice {utterance.voice!r} (speaker {utterance.speaker})")
-    return np.frombuffer(worker.stdout.read(num_bytes), dtype="<i2")
+    return np.frombuffer(pcm, dtype="<i2"), json.loads(phonemes)
 
 
-def _write(utterance: _Utterance, pcm: np.ndarray, folder: Path) -> Record:
+def _timed(phonemes: Sequence[tuple[str, int]], num_samples: int) -> tuple[list[str], list[float]]:
+    """Names and seconds of phonemes that fill a clip; pauses that follow each other are one."""
+    names, begins = ["sil"], [0]
+    for name, begin in phonemes:
+        plain = name.lstrip("',%=|")
+        plain = "sil" if plain.startswith("_") or not plain else plain
+        if begin >= num_samples or (plain == "sil" == names[-1]):
+            continue
+        if begin <= begins[-1]:  # nothing was heard of the one before
+            names[-1] = plain
+        else:
+            names.append(plain)
+            begins.append(begin)
+    ends = [*begins[1:], num_samples]
+    return names, [round((end - begin) / _ESPEAK_RATE, 6) for begin, end in zip(begins, ends)]
+
+
+def _write(utterance: _Utterance, pcm: np.ndarray, phonemes: Sequence[tuple[str, int]], folder: Path) -> Record:
     samples = resample(pcm.astype(np.float32) / 32768, _ESPEAK_RATE, SAMPLE_RATE)
     path = folder / "audio" / utterance.speaker / f"{utterance.word}_{utterance.take}.flac"
     path.parent.mkdir(parents=True, exist_ok=True)
+    names, durations = _timed(phonemes, len(pcm))
     soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
     return {
         "id": utterance.id,
@@ -158,6 +180,8 @@ def _write(utterance: _Utterance, pcm: np.ndarray, folder: Path) -> Record:
         "duration": round(len(samples) / SAMPLE_RATE, 6),
         "sample_rate": SAMPLE_RATE,
         "text": utterance.word,
+        "phonemes": names,
+        "phoneme_durations": durations,
         "labels": {"word": utterance.word, "speaker": utterance.speaker},
         "speaker": utterance.speaker,
         "split": utterance.split,

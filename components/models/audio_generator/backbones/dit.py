@@ -7,6 +7,7 @@ Chen et al. 2023, arXiv:2310.00426), cross-attention, rotary positions, normalis
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -64,6 +65,13 @@ class DitBlock(nn.Module):
         return x + gate_2 * self.mlp(adaptive_layer_norm(x, shift_2, scale_2))
 
 
+def sinusoids(num_tokens: int, dim: int, device: torch.device) -> Tensor:
+    """Sines and cosines of positions, of periods from 2 pi to 20 000 pi (Vaswani et al. 2017, 3.5): `[N, dim]`."""
+    frequencies = torch.exp(torch.arange(0, dim, 2, device=device) * (-math.log(10_000) / dim))
+    angles = torch.arange(num_tokens, device=device).unsqueeze(1) * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
 class Dit(nn.Module):
     """Noisy latents, a time and conditions to a velocity; padding is never seen, and comes out as zeros.
 
@@ -78,6 +86,8 @@ class Dit(nn.Module):
         gated_mlp: let the per-token network be gated.
         aligned_fusion: `layer` adds time-aligned conditions in every block, `input` concatenates them to the latents.
         long_skips: lead the first blocks' outputs to the last, in pairs.
+        absolute_positions: tell each token where it lies from the start, beside the rotary distances: on a canvas of
+            one length a sound has its place, which distances alone do not tell.
 
     Raises:
         UserError: `aligned_fusion` is neither, or the heads do not divide `dim` into even widths.
@@ -97,6 +107,7 @@ class Dit(nn.Module):
         gated_mlp: bool = False,
         aligned_fusion: Literal["layer", "input"] = "layer",
         long_skips: bool = False,
+        absolute_positions: bool = True,
     ) -> None:
         super().__init__()
         if aligned_fusion not in ("layer", "input"):
@@ -107,6 +118,7 @@ class Dit(nn.Module):
         self.patch_size, self.head_dim, self.aligned_fusion = patch_size, dim // num_heads, aligned_fusion
         added, joined = (aligned_dim, 0) if aligned_fusion == "layer" else (0, aligned_dim)
         self.input = nn.Linear(patch_size * (latent_dim + joined), dim)
+        self.position = nn.Linear(dim, dim, bias=False) if absolute_positions else None
         self.time = TimeEmbedding(dim)
         self.vector = nn.Linear(vector_dim, dim) if vector_dim else None
         self.sequence_norm = nn.LayerNorm(sequence_dim) if sequence_dim else None
@@ -151,6 +163,8 @@ class Dit(nn.Module):
         else:
             frames = x_t
         x = self.input(fold_frames(frames, self.patch_size, padding_mask))
+        if self.position is not None:
+            x = x + self.position(sinusoids(x.shape[1], x.shape[2], x.device).to(x.dtype))
         if aligned is not None:
             aligned = fold_frames(aligned, self.patch_size, padding_mask)
         if sequence is not None:
