@@ -107,7 +107,7 @@ class Dit(nn.Module):
         gated_mlp: bool = False,
         aligned_fusion: Literal["layer", "input"] = "layer",
         long_skips: bool = False,
-        absolute_positions: bool = True,
+        absolute_positions: bool = False,
     ) -> None:
         super().__init__()
         if aligned_fusion not in ("layer", "input"):
