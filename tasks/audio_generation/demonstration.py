@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Demonstration(Callback):
-    """Makes sounds for the first validation clips, and says how many a judge takes for what was asked for.
+    """Makes sounds for what validation clips ask for, and says how many judges take for that.
 
     Metrics: `val/<target>_recognised`, the share of wishes that the judges hear; `val/frechet`, the distance between
     sounds made and real ones in the first judge's embedding. Sounds and a sheet of spectrograms go to
@@ -31,8 +31,8 @@ class Demonstration(Callback):
     Args:
         predictor: how sounds are made, see `AudioGenerationPredictor`; its `labels` name the wishes.
         judges: name -> folder of a tagging run; a target is recognised if all judges that know it say so.
-        num_clips: how many validation clips are asked for in between; at the end all are.
-        num_shown: how many are written and drawn.
+        share: of the clips that are asked for in between, chosen by their ids; at the end all are.
+        num_shown: how many of them are written and drawn.
         every_n_steps: updates; it happens at the validation that is due then. None: only at the end.
     """
 
@@ -40,38 +40,41 @@ class Demonstration(Callback):
         self,
         predictor: AudioGenerationPredictor,
         judges: Mapping[str, str] | None = None,
-        num_clips: int = 100,
+        share: float = 0.25,
         num_shown: int = 12,
         every_n_steps: int | None = None,
     ) -> None:
-        self._predictor, self._num_clips, self._num_shown = predictor, num_clips, num_shown
+        self._predictor, self._share_between, self._num_shown = predictor, share, num_shown
         self._judges = {name: Judge(folder) for name, folder in (judges or {}).items() if folder is not None}
         self._every = Every(n_steps=every_n_steps)
-        self._left = 0
-        self._shown: list[tuple[str, str, np.ndarray, int]] = []
+        self._share = 0.0  # of the clips, in this validation
+        self._shown: dict[int, tuple[str, str, np.ndarray, int]] = {}  # by the clips' keys
         self._embeddings: dict[str, list[np.ndarray]] = {"made": [], "real": []}
 
     def on_validation_start(self, trainer: Any) -> None:
-        self._left, self._shown, self._embeddings = 0, [], {"made": [], "real": []}
+        self._share, self._shown, self._embeddings = 0.0, {}, {"made": [], "real": []}
         if trainer.global_step == 0 or trainer.exp_dir is None or trainer.fast_dev_run:
             return
         if trainer.is_finished():
-            self._left = 2**62
+            self._share = 1.0
         elif self._every.is_due(trainer.state, trainer.updates_per_epoch):
-            self._left = -(-self._num_clips // trainer.accelerator.num_processes)
+            self._share = self._share_between
 
     def on_validation_batch_end(self, trainer: Any, output: StepOutput, batch: dict[str, Any], batch_idx: int) -> None:
-        if self._left <= 0:
+        keys = [item_seed(0, name, 0) for name in batch["id"]]
+        rows = [i for i, key in enumerate(keys) if key < self._share * 2**62]
+        if not rows:
             return
-        self._left -= len(batch["id"])
+        batch = {name: _taken(value, rows) for name, value in batch.items()}
         model = trainer.unwrapped_model
         seeds = torch.tensor([item_seed(self._predictor.seed, name, 0) for name in batch["id"]])
         made, lens = self._predictor.make(model, batch, seeds)
         rate = model.autoencoder.sample_rate
         self._judge(trainer, batch, made, lens, rate)
-        for i in range(min(len(made), self._num_shown - len(self._shown))):
+        for i, row in enumerate(rows):
             sound = made[i, 0, : int(lens[i])].float().cpu().numpy()
-            self._shown.append((batch["id"][i], batch["instruction"][i], sound, rate))
+            self._shown[keys[row]] = (batch["id"][i], batch["instruction"][i], sound, rate)
+        self._shown = {key: self._shown[key] for key in sorted(self._shown)[: self._num_shown]}
 
     def _judge(self, trainer: Any, batch: dict[str, Any], made: torch.Tensor, lens: torch.Tensor, rate: int) -> None:
         wishes = self._predictor.wishes(batch)
@@ -105,7 +108,7 @@ class Demonstration(Callback):
         folder = Path(trainer.exp_dir) / "samples" / f"step_{trainer.global_step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         files, panels = {}, []
-        for name, instruction, sound, rate in self._shown:
+        for name, instruction, sound, rate in self._shown.values():
             path = folder / f"{file_name(name)}.wav"
             write_sound(path, sound, rate)
             files[f"samples/{path.stem}"] = path
@@ -114,8 +117,15 @@ class Demonstration(Callback):
         scores = {name: value for name, value in trainer.metrics.items() if name.startswith("val/")}
         write_json(folder / "scores.json", scores | {"made_by": self._settings()})
         trainer.log_files(files | {"samples/spectrograms": folder / "spectrograms.png"})
-        self._shown = []
+        self._shown = {}
 
     def _settings(self) -> dict[str, Any]:
         p = self._predictor
         return {"num_steps": p.num_steps, "guidance_scale": p.guidance_scale, "seed": p.seed}
+
+
+def _taken(value: Any, rows: list[int]) -> Any:
+    """Some items of what a batch has under one name."""
+    if isinstance(value, Mapping):
+        return {name: _taken(inner, rows) for name, inner in value.items()}
+    return value[rows] if isinstance(value, torch.Tensor) else [value[row] for row in rows]
