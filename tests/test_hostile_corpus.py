@@ -22,11 +22,11 @@ UNUSABLE = {
     "zero_frames.wav": "no samples",
     "empty_file.wav": "empty file",
     "nan_inf_float32.wav": "NaN or infinite samples",
-    "text_content.wav": "unreadable audio",
+    "text_content.wav": "a web page",
     "git_lfs_pointer.flac": "Git LFS pointer",
     "aac.m4a": "AAC",
     "flac_bitrot.flac": "unreadable audio",
-    "rate_zero.wav": "unreadable audio",
+    "rate_zero.wav": "implausible rate",
     "rate_1hz.wav": "implausible rate",
     "directory.wav": "no such file",
 }
@@ -42,7 +42,7 @@ def damaged(folder: Path) -> dict[str, str]:
     soundfile.write(folder / "none.wav", np.zeros(0), RATE)
     soundfile.write(folder / "nan.wav", np.full(RATE, np.nan, dtype=np.float32), RATE, subtype="FLOAT")
     (folder / "folder.wav").mkdir()
-    return {"cut.wav": "truncated", "empty.wav": "empty file", "page.wav": "unreadable audio", "none.wav": "no samples",
+    return {"cut.wav": "truncated", "empty.wav": "empty file", "page.wav": "a web page", "none.wav": "no samples",
             "pointer.flac": "Git LFS pointer", "nan.wav": "NaN or infinite samples", "folder.wav": "no such file",
             "away.wav": "no such file"}  # fmt: skip
 

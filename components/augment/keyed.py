@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor
@@ -23,6 +24,17 @@ def hash_uniform(seed: Tensor, num_draws: int) -> Tensor:
     x = (x ^ _logical_shift(x, 27)) * -0x6B2FB644ECCEEE15
     x = x ^ _logical_shift(x, 31)
     return _logical_shift(x, 40).float() / (1 << 24)
+
+
+def hash_normal(seed: Tensor, num_draws: int) -> Tensor:
+    """Standard normal numbers that depend on nothing but (seed, draw), int64 `[B]` to float32 `[B, num_draws]`.
+
+    The method of Box and Muller (1958) on `hash_uniform`.
+    """
+    uniform = hash_uniform(seed, num_draws + num_draws % 2).unflatten(1, (-1, 2))
+    radius = torch.sqrt(-2 * torch.log(1 - uniform[..., 0]))
+    angle = 2 * math.pi * uniform[..., 1]
+    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(1)[:, :num_draws]
 
 
 def stream(name: str) -> int:

@@ -12,8 +12,10 @@ import numpy as np
 import soundfile
 
 from components.data.audio import resample
-from components.data.faults import PLAUSIBLE_RATES
+from components.data.faults import Fault
 from components.data.manifest import AUDIO_SUFFIXES, read_manifest, resolve_audio_path
+from components.data.readers.headers import header_of
+from components.data.stored import why_unreadable
 from utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ def read_sound(sound: Sound, channel: int, sample_rate: int) -> np.ndarray:
             file.seek(sound.first_frame)
             samples = file.read(sound.num_frames, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"{sound.path}: {_reason(error)}") from None
+        raise _unreadable(sound.path, error) from None
     if not len(samples):
         raise UserError(f"{sound.path}: it ends before {sound.first_frame / sound.sample_rate:.2f} s")
     picked = np.ascontiguousarray(samples[:, channel])
@@ -104,7 +106,7 @@ def check_decodes(path: str) -> None:
             if not np.isfinite(block).all():
                 raise UserError(f"{path}: it holds NaN or infinite samples")
     except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"{path}: {_reason(error)}") from None
+        raise _unreadable(path, error) from None
     if num_frames < sound.num_frames:
         raise UserError(f"{path}: {num_frames} samples, where its header says {sound.num_frames}")
 
@@ -166,22 +168,19 @@ def _stretches(paths: Paths, what: str) -> Iterable[_Stretch]:
 
 def _open(stretch: _Stretch) -> Sound:
     try:
-        info = soundfile.info(stretch.path)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"{stretch.path}: {_reason(error)}") from None
-    rate = info.samplerate
-    if rate not in PLAUSIBLE_RATES:
-        raise UserError(f"{stretch.path}: its header claims an implausible rate of {rate} Hz")
-    if stretch.channel is not None and stretch.channel >= info.channels:
+        num_frames, rate, num_channels = header_of({"audio_path": stretch.path})
+    except Fault as fault:
+        raise UserError(fault.detail) from None
+    if stretch.channel is not None and stretch.channel >= num_channels:
         raise UserError(f"{stretch.path}: it has no channel {stretch.channel}")
-    sound = Sound(stretch.path, rate, info.channels, 0, info.frames, stretch.channel)
+    sound = Sound(stretch.path, rate, num_channels, 0, num_frames, stretch.channel)
     if stretch.start or stretch.seconds is not None:
         first = round(stretch.start * rate)
-        rest = info.frames - first
+        rest = num_frames - first
         wanted = rest if stretch.seconds is None else min(rest, round(stretch.seconds * rate))
         sound = replace(sound, first_frame=first, num_frames=wanted)
     if sound.num_frames <= 0:
-        raise UserError(f"{stretch.path}: it holds no samples" + (" there" if stretch.start else ""))
+        raise UserError(f"{stretch.path}: it holds no samples there")
     return sound
 
 
@@ -196,5 +195,5 @@ def _listed(paths: Paths) -> str:
     return str(paths) if isinstance(paths, (str, Path)) else ", ".join(map(str, paths))
 
 
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "error_string", error)).rstrip(".")
+def _unreadable(path: str, error: Exception) -> UserError:
+    return UserError(f"cannot read {path}: {why_unreadable(path, error)[1]}")

@@ -6,7 +6,7 @@ from components.data.concat import ConcatDataset
 from components.data.dataset import AudioDataset, AudioFiles
 from components.data.keyed_cuts import KeyedCuts
 from components.data.loader import make_dataloader
-from components.data.manifest import read_manifest, scan_audio, write_manifest
+from components.data.manifest import read_manifest, write_manifest
 from components.data.precomputed import PrecomputedDataset
 from components.data.readers import iterate_records, read_records
 from components.data.records import Records
@@ -29,6 +29,5 @@ __all__ = [
     "make_dataloader",
     "read_manifest",
     "read_records",
-    "scan_audio",
     "write_manifest",
 ]

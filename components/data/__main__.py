@@ -6,6 +6,7 @@ import importlib
 import sys
 
 from utils.errors import UserError
+from utils.names import did_you_mean
 
 # command -> (module with `main(arguments)`, what it does)
 COMMANDS = {
@@ -21,7 +22,10 @@ def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         for name, (_, what) in COMMANDS.items():
             print(f"python -m components.data {name:8}  {what}")
-        return 0 if arguments in ([], ["--help"], ["-h"]) else 2
+        if arguments in ([], ["--help"], ["-h"]):
+            return 0
+        print(f"error: there is no command {arguments[0]!r}{did_you_mean(arguments[0], COMMANDS)}", file=sys.stderr)
+        return 2
     module = importlib.import_module(COMMANDS[arguments[0]][0])
     try:
         return int(module.main(arguments[1:]) or 0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from components.data.faults import PLAUSIBLE_RATES
+from components.data.stored import as_samples, sample_rate_of, stored_bytes, why_unreadable
 from utils.errors import BadSample
 from utils.imports import require
 
@@ -50,12 +51,12 @@ def load_audio(
         if member is not None:
             samples, file_rate = _read_member(path, member, offset, duration)
         elif byte_offset is not None:
-            samples, file_rate = _read(io.BytesIO(_stored(path, byte_offset, num_bytes)), offset, duration)
+            stored = stored_bytes(path, byte_offset, -1 if num_bytes is None else num_bytes)
+            samples, file_rate = _read(io.BytesIO(stored), offset, duration)
         else:
             samples, file_rate = _read(path, offset, duration)
     except (soundfile.LibsndfileError, OSError) as error:
-        reason, detail = _reason(path, error)
-        raise _bad(name, reason, detail) from None
+        raise _bad(name, *why_unreadable(path, error, byte_offset, num_bytes)) from None
     if file_rate not in PLAUSIBLE_RATES:
         raise _bad(name, "implausible rate", f"its header claims an implausible rate of {file_rate} Hz")
     if not len(samples):
@@ -67,6 +68,14 @@ def load_audio(
     if not np.isfinite(mono).all():
         raise _bad(name, "NaN or infinite samples", "it holds NaN or infinite samples")
     return torch.from_numpy(resample(mono, file_rate, sample_rate)).unsqueeze(0)
+
+
+def tolerance(seconds: float) -> float:
+    """By how many seconds audio may be shorter than the `seconds` that a manifest or a header promises.
+
+    Manifests round, and decoders differ by a block: what is missing beyond this is a truncated file.
+    """
+    return max(0.1, 0.05 * seconds)
 
 
 def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
@@ -89,12 +98,6 @@ def _read(file: str | Path | io.BytesIO, offset: float, duration: float | None) 
         return audio.read(num_samples, dtype="float32", always_2d=True), rate
 
 
-def _stored(path: str | Path, byte_offset: int, num_bytes: int | None) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(byte_offset)
-        return file.read(-1 if num_bytes is None else num_bytes)
-
-
 def _read_member(path: str | Path, member: str, offset: float, duration: float | None) -> tuple[np.ndarray, int]:
     h5py = require("h5py", extra="data")
     with h5py.File(path, "r") as file:
@@ -103,22 +106,12 @@ def _read_member(path: str | Path, member: str, offset: float, duration: float |
         dataset = file[member]
         if dataset.dtype == np.uint8:  # the bytes of an audio file
             return _read(io.BytesIO(dataset[()].tobytes()), offset, duration)
-        rate = _rate(file, dataset)
+        rate = sample_rate_of(file, dataset)
         if rate is None:
             raise _bad(f"{path}:{member}", "no sample_rate", "neither it nor its file has a 'sample_rate'")
         first = round(offset * rate)
         last = None if duration is None else first + round(duration * rate)
-        samples = dataset[..., first:last]
-    if samples.dtype.kind == "i":
-        samples = samples / -float(np.iinfo(samples.dtype).min)
-    return np.atleast_2d(samples).T.astype(np.float32), rate
-
-
-def _rate(file: Any, dataset: Any) -> int | None:
-    for attributes in (dataset.attrs, file.attrs):
-        if "sample_rate" in attributes:
-            return int(attributes["sample_rate"])
-    return int(file["sample_rate"][()]) if "sample_rate" in file else None
+        return as_samples(dataset[..., first:last]).astype(np.float32), rate
 
 
 def _mix_down(samples: np.ndarray) -> np.ndarray:
@@ -133,24 +126,3 @@ def _mix_down(samples: np.ndarray) -> np.ndarray:
 
 def _bad(name: Any, reason: str, detail: str) -> BadSample:
     return BadSample(f"cannot read {name}: {detail}", source=str(name), reason=reason)
-
-
-def _reason(path: str | Path, error: Exception) -> tuple[str, str]:
-    """(a few words for counting, a sentence's end)."""
-    path = Path(path)
-    if not path.exists():
-        return "no such file", "there is no such file"
-    if path.is_dir():
-        return "no such file", "it is a folder"
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as unopened:
-        return "unreadable file", str(unopened.strerror)
-    if not head:
-        return "empty file", "it is empty"
-    if head.startswith(b"version https://git-lfs"):
-        return "Git LFS pointer", "it is a Git LFS pointer, not the audio (run `git lfs pull` in its repository)"
-    if head[4:8] == b"ftyp":
-        return "AAC", "AAC/MP4 is not supported (convert it, e.g. with ffmpeg, to FLAC or WAV)"
-    return "unreadable audio", str(getattr(error, "error_string", error)).rstrip(".")

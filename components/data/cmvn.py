@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from components.data.arguments import positive
 from components.data.dataset import AudioDataset
+from components.data.extractor import build_module, load_node
 from components.features.statistics import FeatureStatistics, Moments, check_suffix
-from utils.build import build
-from utils.compose import COMPOSE_ERRORS, CONFIGS, Request
-from utils.compose_errors import one_sentence
-from utils.config import register_omegaconf_resolvers
 from utils.errors import UserError
-from utils.validate import check_or_raise
 
 _NORMALISATION = "components.features.GlobalCmvn"
 _TOLD = 10  # bad clips that are named one by one
@@ -81,15 +76,15 @@ def compute_statistics(
 def main(arguments: list[str]) -> int:
     """The command; returns its exit code."""
     options = _parse(arguments)
-    check_suffix(options.out)
+    _check_out(check_suffix(options.out))
     node, sample_rate = frontend_node(options.frontend, options.sample_rate, options.settings)
-    frontend = _build_frontend(node)
+    frontend = build_module("frontend", node)
     clips = AudioDataset(options.manifest, sample_rate)
     indices = evenly_spaced(len(clips), options.max_clips)
     moments, num_samples, left_out = compute_statistics(clips, indices, frontend, options.num_processes)
     num_clips = len(indices) - len(left_out)
     made_of = {
-        "frontend": OmegaConf.to_container(node),
+        "frontend": node,
         "sample_rate": sample_rate,
         "manifest": Path(options.manifest).name,
         "num_clips": num_clips,
@@ -105,49 +100,37 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def frontend_node(name: str, sample_rate: int | None, settings: Sequence[str] = ()) -> tuple[DictConfig, int]:
+def frontend_node(name: str, sample_rate: int | None, settings: Sequence[str] = ()) -> tuple[dict[str, Any], int]:
     """The checked config of a frontend, resolved, and the sample rate it wants, in Hz.
 
     A `FeaturePipeline` is cut where it normalises by global statistics already, as these are what is looked for.
 
     Args:
-        name: an option of `configs/model/frontend`; a YAML file of a frontend (`_target_: ...`); or a whole config with
-            one at `model.frontend`, such as a run's `config.yaml`.
+        name, settings: as of `components.data.extractor.load_node`.
         sample_rate: what `${sample_rate}` stands for where the file does not say it.
-        settings: `key=value` on top.
 
     Raises:
         UserError: there is none, its config is not valid, or the sample rate is known from nowhere or known twice.
     """
-    register_omegaconf_resolvers()
-    node, around = _load(name)
-    given = {} if sample_rate is None else {"sample_rate": sample_rate}
-    OmegaConf.set_struct(node, False)  # a mistyped setting is told by the check below
-    config = OmegaConf.merge(around, given, {"frontend": OmegaConf.merge(node, _dotted(settings))})
-    try:
-        content = OmegaConf.to_container(config.frontend, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(
-            f"--frontend {name}: {one_sentence(error)}: give --sample-rate HZ, or the missing key"
-        ) from None
-    before = itertools.takewhile(lambda step: not _normalises(step[1]), (content.get("transforms") or {}).items())
-    if "transforms" in content:
-        content["transforms"] = dict(before)
-    own = content.get("sample_rate") or content.get("frontend", {}).get("sample_rate") or sample_rate
-    if own is None or sample_rate not in (None, own):
+    node, _ = load_node("frontend", name, settings, sample_rate)
+    if transforms := node.get("transforms"):
+        node["transforms"] = dict(itertools.takewhile(lambda step: not _normalises(step[1]), transforms.items()))
+    own = node.get("sample_rate") or node.get("frontend", {}).get("sample_rate") or sample_rate
+    if own is None:
+        raise UserError(f"--frontend {name}: it says no sample rate: give --sample-rate HZ")
+    if sample_rate not in (None, own):
         raise UserError(f"--frontend {name}: its sample rate is {own} Hz, --sample-rate {sample_rate}")
-    checked = OmegaConf.create({"frontend": content})
-    check_or_raise(checked)
-    return checked.frontend, own
+    return node, own
 
 
-def _build_frontend(node: DictConfig) -> nn.Module:
+def _check_out(path: Path) -> None:
+    """Before hours of computing, not behind them."""
     try:
-        return build(OmegaConf.create({"frontend": node}), "frontend")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise UserError(f"--frontend: {error.__cause__}") from None
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write {path}: its folder is not yours to write to")
 
 
 def _normalises(transform: Mapping[str, Any] | None) -> bool:
@@ -159,29 +142,6 @@ def evenly_spaced(num_clips: int, wanted: int | None) -> list[int]:
     if wanted is None or wanted >= num_clips:
         return list(range(num_clips))
     return [i * num_clips // wanted for i in range(wanted)]
-
-
-def _load(name: str) -> tuple[DictConfig, DictConfig]:
-    """A frontend's node, and the config around it."""
-    try:
-        if name.endswith((".yaml", ".yml")):
-            config = OmegaConf.load(name)
-            assert isinstance(config, DictConfig)
-            inside = None if "_target_" in config else OmegaConf.select(config, "model.frontend")
-            return (config, OmegaConf.create()) if inside is None else (inside, config)
-        config = Request(CONFIGS, f"model/frontend/{name}").compose()
-        return config.model.frontend, OmegaConf.create()
-    except FileNotFoundError:
-        raise UserError(f"--frontend: there is no file {name}") from None
-    except COMPOSE_ERRORS:
-        options = ", ".join(sorted(path.stem for path in (CONFIGS / "model/frontend").glob("*.yaml")))
-        raise UserError(f"--frontend: {name!r} is none of {options}, nor a YAML file that can be read") from None
-
-
-def _dotted(settings: Sequence[str]) -> DictConfig:
-    if wrong := [setting for setting in settings if "=" not in setting]:
-        raise UserError(f"{wrong[0]!r}: expected key=value")
-    return OmegaConf.from_dotlist(settings)
 
 
 def _tell(left_out: list[str]) -> None:
@@ -201,15 +161,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--frontend",
         required=True,
         metavar="NAME|FILE",
-        help="an option of configs/model/frontend, a YAML file, or a run's config.yaml",
+        help="an option of configs/model/frontend, a YAML file, a run's config.yaml, or a dotted name",
     )
-    add("--sample-rate", type=int, metavar="HZ", help="of the waveforms, where the frontend's file does not say it")
-    add("--max-clips", type=_positive, metavar="N", help="look at so many clips, spread over the manifest")
-    add("--num-processes", type=_positive, default=1, metavar="N", help="the result does not depend on it")
+    rate = "of the waveforms, where the frontend's file does not say it"
+    add("--sample-rate", type=positive(int), metavar="HZ", help=rate)
+    add("--max-clips", type=positive(int), metavar="N", help="look at so many clips, spread over the manifest")
+    add("--num-processes", type=positive(int), default=1, metavar="N", help="the result does not depend on it")
     return parser.parse_intermixed_args(arguments)
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from components.data.faults import Fault
-from components.data.manifest import Record, manifest_writer
+from components.data.manifest import manifest_writer
 from components.data.readers import FORMATS, iterate_records
+from components.data.splits import Split
 from components.data.writers import SUFFIXES, WRITERS
 from utils.errors import UserError
 from utils.logging import set_up_logging
@@ -21,47 +21,6 @@ from utils.names import did_you_mean
 
 ALL = "all"  # what is not split
 _LAYOUTS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "csv", ".tar": "tar", ".h5": "hdf5", ".hdf5": "hdf5"}
-
-
-@dataclass(frozen=True)
-class Split:
-    """Shares of a collection, dealt by a hash: a clip stays where it is when others come or go.
-
-    Args:
-        val, test: shares in [0, 1); what is left is `train`.
-        by: the key that must not be in two splits: `id`, `speaker`, or any other that every record has.
-        seed: another one deals anew.
-    """
-
-    val: float = 0.0
-    test: float = 0.0
-    by: str = "id"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
-            raise UserError(
-                f"--val {self.val} and --test {self.test}: shares from 0 on, that leave something to train on"
-            )
-
-    @property
-    def names(self) -> list[str]:
-        """The splits that get anything."""
-        return ["train"] + ["val"] * (self.val > 0) + ["test"] * (self.test > 0)
-
-    def of(self, record: Record) -> str:
-        """The split of a record.
-
-        Raises:
-            UserError: it lacks the key.
-        """
-        if self.by not in record:
-            raise UserError(f"--split-by {self.by}: {record['id']!r} has no {self.by!r}")
-        digest = hashlib.sha256(f"{self.seed}\0{record[self.by]}".encode("utf-8", "surrogatepass")).digest()
-        share = int.from_bytes(digest[:8], "big") / 2**64
-        if share < self.val:
-            return "val"
-        return "test" if share < self.val + self.test else "train"
 
 
 @dataclass

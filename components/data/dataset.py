@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from components.data.audio import load_audio
+from components.data.audio import load_audio, tolerance
 from components.data.cache import ArrayCache
-from components.data.faults import Fault
+from components.data.faults import PLAUSIBLE_RATES, Fault, missing_field
 from components.data.identity import content_key, settings_key
 from components.data.manifest import Record, audio_files
 from components.data.readers import iterate_records
 from components.data.readers.headers import complete, header_of
 from components.data.records import Records
-from components.labels import UNKNOWN
+from components.labels import class_ids_of, numbered
 from utils.errors import BadSample, UserError
 from utils.logging import is_main_process
 
@@ -69,7 +69,8 @@ class AudioDataset(Dataset):
             when they are read raise `BadSample`.
 
     Raises:
-        UserError: the collection can not be read, or every clip was left out.
+        UserError: the collection can not be read, every clip was left out, or `sample_rate`, `features` or a step of
+            `augment` do not fit.
     """
 
     def __init__(
@@ -89,11 +90,10 @@ class AudioDataset(Dataset):
         cache: ArrayCache | None = None,
     ) -> None:
         self.manifest, self.sample_rate, self.channel, self.fields = manifest, sample_rate, channel, tuple(fields)
-        self.class_ids = {
-            target: {str(name): i for i, name in enumerate(names)} for target, names in (labels or {}).items()
-        }
+        self.class_ids = numbered(labels)
         self.augment = None if augment is None else {name: step for name, step in augment.items() if step is not None}
         self.features = None if features is None else features.eval()
+        self._check_parts()
         self._shortest, self._longest = min_duration, float("inf") if max_duration is None else max_duration
         self.dropped: Counter[str] = Counter()
         self.bad_samples: list[dict[str, Any]] = []
@@ -112,6 +112,17 @@ class AudioDataset(Dataset):
             made_of.append(self.features)
         self._settings = settings_key(made_of) if cache is not None else ""
 
+    def _check_parts(self) -> None:
+        if self.sample_rate not in PLAUSIBLE_RATES:
+            raise UserError(f"sample_rate: implausible, {self.sample_rate} Hz")
+        wanted = getattr(self.features, "sample_rate", self.sample_rate)
+        if wanted != self.sample_rate:
+            raise UserError(f"features: made for {wanted} Hz, but sample_rate is {self.sample_rate} Hz")
+        for name, step in (self.augment or {}).items():
+            if any(kind.__name__ == "BaseWaveformTransform" for kind in type(step).__mro__):
+                ours = "components.augment.Audiomentations"
+                raise UserError(f"augment.{name}: a transform of audiomentations goes inside of {ours}, which keys it")
+
     def _iterate(self, format: str | None) -> Iterator[Record]:
         return iterate_records(self.manifest, format, on_bad=self.bad_samples.append)
 
@@ -121,7 +132,7 @@ class AudioDataset(Dataset):
                 self.dropped[f"shorter than {self._shortest} s"] += 1
             elif record["duration"] > self._longest:
                 self.dropped[f"longer than {self._longest} s"] += 1
-            elif missing := next((field for field in self.fields if _is_blank(record.get(field))), None):
+            elif missing := missing_field(record, self.fields):
                 detail = f"{record['id']} of {self.manifest} has no {missing!r}"
                 self.bad_samples.append(
                     {"id": record["id"], "source": str(self.manifest), "reason": f"no {missing}", "detail": detail}
@@ -165,7 +176,7 @@ class AudioDataset(Dataset):
             content = self._features(content, record)
         own = {"waveform" if self.features is None else "features": content}
         fields = {field: record[field] for field in self.fields}
-        return {"id": record["id"], **own, "targets": self._targets(record), "seed": seed, **fields}
+        return {"id": record["id"], **own, "targets": class_ids_of(record, self.class_ids), "seed": seed, **fields}
 
     def _augmented(self, waveform: Tensor, record: Record) -> Tensor:
         assert self.augment is not None
@@ -176,10 +187,6 @@ class AudioDataset(Dataset):
             error.sample_id, error.source = record["id"], record["audio_path"]
             raise
         return waveform
-
-    def _targets(self, record: Record) -> dict[str, int]:
-        labels = record.get("labels", {})
-        return {target: ids.get(str(labels.get(target)), UNKNOWN) for target, ids in self.class_ids.items()}
 
     def _before_chance(self, index: int, record: Record) -> Tensor:
         """Everything that is the same at every visit: the waveform, or the features where nothing is augmented."""
@@ -192,10 +199,8 @@ class AudioDataset(Dataset):
         return content
 
     def _cached(self, record: Record) -> Tensor:
-        place = {"channel": self.channel} | {name: record[name] for name in _PLACE if name in record}
-        path = record["audio_path"]
         try:
-            key = content_key(path, duration=record["duration"], **place)
+            key = content_key(record["audio_path"], duration=record["duration"], **self._place(record))
         except UserError:
             return self._compute(record)  # which knows better why it can not be read
         return torch.from_numpy(
@@ -221,22 +226,25 @@ class AudioDataset(Dataset):
     def _waveform(self, record: Record) -> Tensor:
         duration = record["duration"]
         # A manifest rounds, and decoders add a little; what is much longer than it says is cut.
-        slack = 0.0 if "offset" in record else max(0.1, 0.05 * duration)
-        place = {"channel": self.channel} | {name: record[name] for name in _PLACE if name in record}
+        slack = 0.0 if "offset" in record else tolerance(duration)
+        path, place = record["audio_path"], self._place(record)
         try:
-            waveform = load_audio(record["audio_path"], self.sample_rate, duration=duration + slack, **place)
+            waveform = load_audio(path, self.sample_rate, duration=duration + slack, **place)
         except BadSample as error:
             error.sample_id = record["id"]
             raise
         # libsndfile shortens a truncated file without a word: only the manifest knows better.
         missing = duration - waveform.shape[-1] / self.sample_rate
-        if missing > max(0.1, 0.05 * duration):
+        if missing > tolerance(duration):
             promised = f"the {duration} s of {self.manifest}"
-            message = f"cannot read {record['audio_path']}: it ends {missing:.2f} s before {promised}"
-            raise BadSample(message, sample_id=record["id"], source=record["audio_path"], reason="truncated")
+            message = f"cannot read {path}: it ends {missing:.2f} s before {promised}"
+            raise BadSample(message, sample_id=record["id"], source=path, reason="truncated")
         if -missing >= slack - 2 / self.sample_rate and slack:
             waveform = waveform[:, : max(1, round(duration * self.sample_rate))]
         return waveform
+
+    def _place(self, record: Record) -> dict[str, Any]:
+        return {"channel": self.channel} | {name: record[name] for name in _PLACE if name in record}
 
     def _say_what_changes(self) -> None:
         """Once per collection: what resampling loses or can not bring back, and how channels become one."""
@@ -289,7 +297,3 @@ class AudioFiles(AudioDataset):
 @functools.cache
 def _say_once(text: str) -> None:
     logger.warning("%s", text)
-
-
-def _is_blank(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.data.arguments import fraction, positive, whole
 from components.data.checks.cache import open_cache
 from components.data.checks.examine import Options, Work, examine_audio
 from components.data.checks.listing import Inventory, list_manifest
@@ -64,39 +65,16 @@ def _parser() -> argparse.ArgumentParser:
     add("manifests", nargs="+", metavar="MANIFEST", help="any layout that can be read; several are compared")
     add("--against", nargs="+", default=[], metavar="OTHER", help="other splits: clips found there too are dropped")
     add("--out", metavar="DIR", help="where the lists and the page go (default: MANIFEST.doctor)")
-    add("--sample-rate", type=_positive(int), metavar="HZ", help="of the model: says where bandwidth is lost")
+    add("--sample-rate", type=positive(int), metavar="HZ", help="of the model: says where bandwidth is lost")
     add("--vocab", metavar="FILE", help="what the model can write: a token a line, or a tokenizer's vocab.json")
-    add("--frame-rate", type=_positive(float), metavar="HZ", help="frames a second out of a CTC model")
-    add("--min-duration", type=_positive(float), default=0.0, metavar="S", help="drop shorter clips")
-    add("--max-duration", type=_positive(float), metavar="S", help="drop longer clips")
-    add("--max-bad-fraction", type=_fraction, default=0.0, metavar="F", help="dropped share that is fine (default: 0)")
+    add("--frame-rate", type=positive(float), metavar="HZ", help="frames a second out of a CTC model")
+    add("--min-duration", type=positive(float), default=0.0, metavar="S", help="drop shorter clips")
+    add("--max-duration", type=positive(float), metavar="S", help="drop longer clips")
+    add("--max-bad-fraction", type=fraction, default=0.0, metavar="F", help="dropped share that is fine (default: 0)")
     add("--severity", type=_severity, action="append", default=[], metavar="PROBLEM=LEVEL",
         help="make a problem an error (dropped), a warning (kept, listed), a note (counted) or off")  # fmt: skip
-    add("--num-processes", type=_whole, default=_num_cores(), metavar="N", help="that decode (default: %(default)s)")
+    add("--num-processes", type=whole, default=_num_cores(), metavar="N", help="that decode (default: %(default)s)")
     return parser
-
-
-def _positive(kind: type) -> Any:
-    def positive(text: str) -> Any:
-        value = kind(text)
-        if not 0 < value < float("inf"):
-            raise ValueError
-        return value
-
-    positive.__name__ = "positive number"
-    return positive
-
-
-def _whole(text: str) -> int:
-    if int(text) < 0:
-        raise ValueError
-    return int(text)
-
-
-def _fraction(text: str) -> float:
-    if not 0 <= float(text) <= 1:
-        raise ValueError
-    return float(text)
 
 
 def _severity(text: str) -> tuple[str, str]:
@@ -104,9 +82,6 @@ def _severity(text: str) -> tuple[str, str]:
     if not equals:
         raise argparse.ArgumentTypeError(f"expected PROBLEM=LEVEL, not {text!r}")
     return code, level
-
-
-_whole.__name__, _fraction.__name__ = "whole number", "share between 0 and 1"
 
 
 def _num_cores() -> int:

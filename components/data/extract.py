@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from components.data.arguments import positive, whole
 from components.data.dataset import AudioDataset
 from components.data.extractor import Extractor, build_module, load_node, rate_of
 from components.data.feature_shards import SETTINGS, BadClip, FeatureShards, ShardSummary, features_key
@@ -222,7 +223,7 @@ def make_share(job: Job, clips: AudioDataset, rank: int, world_size: int, go_on:
         logger.info("%d of %d shards are there and whole", len(numbers) - len(missing), len(numbers))
     if not missing:
         return
-    maker = ShardMaker(job, clips, Extractor(build_module(job.node), device), go_on)
+    maker = ShardMaker(job, clips, Extractor(build_module("extractor", job.node), device), go_on)
     for place, number in enumerate(missing, start=1):
         maker.make(number)
         logger.info("shard %05d is done (%d of %d)", number, place, len(missing))
@@ -316,8 +317,8 @@ def main(arguments: list[str]) -> int:
 
 def _prepare(options: argparse.Namespace) -> tuple[Job, AudioDataset]:
     """The job and its clips, with `extractor.json` written or found to be the same."""
-    node, stated_rate = load_node(options.extractor, options.settings, options.sample_rate)
-    module = build_module(node)
+    node, stated_rate = load_node("extractor", options.extractor, options.settings, options.sample_rate)
+    module = build_module("extractor", node)
     sample_rate = options.sample_rate or stated_rate or rate_of(module)
     if sample_rate is None:
         raise UserError(f"{options.extractor} says no sample rate: give --sample-rate HZ")
@@ -375,12 +376,6 @@ def _place(options: argparse.Namespace) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def _positive(text: str) -> float:
-    if not (number := float(text)) > 0:
-        raise ValueError
-    return number
-
-
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m components.data extract", description=__doc__)
     add = parser.add_argument
@@ -389,15 +384,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("settings", nargs="*", metavar="key=value", help="settings of the extractor, such as n_mels=40")
     what = "a YAML file with _target_, an option of configs/model/frontend, or a dotted name"
     add("--extractor", required=True, metavar="FILE|NAME", help=what)
-    add("--sample-rate", type=int, metavar="HZ", help="of the waveforms, where the extractor does not say it")
+    add("--sample-rate", type=positive(int), metavar="HZ", help="of the waveforms, where the extractor does not say it")
     add("--dtype", choices=_DTYPES, default="float32", help="of what is stored")
     most = "most audio at once, with its padding (120)"
-    add("--batch-seconds", type=_positive, default=120.0, metavar="S", help=most)
-    add("--shard-seconds", type=_positive, metavar="S", help="audio in a file; else a 64th of all, but 60 to 1800")
+    add("--batch-seconds", type=positive(float), default=120.0, metavar="S", help=most)
+    stretch = "audio of a file; else a 64th of all, but 60 to 1800"
+    add("--shard-seconds", type=positive(float), metavar="S", help=stretch)
     add("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes the GPUs where there are some")
-    add("--num-workers", type=int, default=0, metavar="N", help="processes that decode, for each that extracts")
+    add("--num-workers", type=whole, default=0, metavar="N", help="processes that decode, for each that extracts")
     share = parser.add_mutually_exclusive_group()
-    share.add_argument("--num-processes", type=int, default=1, metavar="N", help="processes on this machine")
+    share.add_argument("--num-processes", type=positive(int), default=1, metavar="N", help="processes on this machine")
     number = "this process is number I (from 0) of N, each started by itself"
     share.add_argument("--shard", metavar="I/N", help=number)
     return parser.parse_intermixed_args(arguments)

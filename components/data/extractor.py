@@ -6,16 +6,19 @@ Shapes: B batch, C channels, T samples, L frames, D features.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from utils.build import build
 from utils.compose import COMPOSE_ERRORS, CONFIGS, Request
+from utils.compose_errors import one_sentence
 from utils.config import register_omegaconf_resolvers
 from utils.errors import UserError
 from utils.validate import check_or_raise
@@ -85,11 +88,14 @@ def _takes_lengths(encode: Callable[..., Any]) -> bool:
     return len(names) >= 2 and "len" in names[1]
 
 
-def load_node(name: str, settings: list[str], sample_rate: int | None) -> tuple[dict[str, Any], int | None]:
-    """The checked config of an extractor, resolved, and the sample rate its file says, in Hz.
+def load_node(
+    option: str, name: str, settings: Sequence[str], sample_rate: int | None
+) -> tuple[dict[str, Any], int | None]:
+    """The checked config of a module that makes features, resolved, and the sample rate its file says, in Hz.
 
     Args:
-        name: a YAML file with `_target_`, or with that at `extractor` or `model.frontend` (as in a run's config.yaml);
+        option: of the command, such as "extractor": `--extractor` in messages, and a key where the file may have it.
+        name: a YAML file with `_target_`, or with that at `option` or `model.frontend` (as in a run's config.yaml);
             an option of `configs/model/frontend`; or the dotted name of a class or function that makes one.
         settings: `key=value` on top.
         sample_rate: what `${sample_rate}` stands for, if not what the file says.
@@ -98,41 +104,55 @@ def load_node(name: str, settings: list[str], sample_rate: int | None) -> tuple[
         UserError: there is none, or its config is not valid.
     """
     register_omegaconf_resolvers()
+    if wrong := [setting for setting in settings if "=" not in setting]:
+        raise UserError(f"{wrong[0]!r}: expected key=value")
+    root = _load(option, name)
+    OmegaConf.set_struct(root, False)  # a mistyped setting is told by the check below
+    given = {} if sample_rate is None else {"sample_rate": sample_rate}
+    root = OmegaConf.merge(root, given, {option: OmegaConf.from_dotlist(list(settings))})
     try:
-        root = _load(name)
-        root = OmegaConf.merge(root, {} if sample_rate is None else {"sample_rate": sample_rate})
-        root.extractor = OmegaConf.merge(root.extractor, OmegaConf.from_dotlist(settings))
-        check_or_raise(OmegaConf.masked_copy(root, ["extractor", "sample_rate"]))
-        node = OmegaConf.to_container(root.extractor, resolve=True)
-    except COMPOSE_ERRORS as error:
-        raise UserError(f"--extractor {name}: {str(error).splitlines()[0]}") from None
-    return node, OmegaConf.select(root, "sample_rate")  # type: ignore[return-value]
+        content = OmegaConf.to_container(root[option], resolve=True)
+    except OmegaConfBaseException as error:
+        missing = f"{one_sentence(error)}: give --sample-rate HZ, or the missing key"
+        raise UserError(f"--{option} {name}: {missing}") from None
+    check_or_raise(OmegaConf.create({option: content}))
+    return content, OmegaConf.select(root, "sample_rate")  # type: ignore[return-value]
 
 
-def _load(name: str) -> DictConfig:
+def _load(option: str, name: str) -> DictConfig:
     if not name.endswith((".yaml", ".yml")):
         if "." in name:
-            return OmegaConf.create({"extractor": {"_target_": name}})
+            return OmegaConf.create({option: {"_target_": name}})
         if not (CONFIGS / "model/frontend" / f"{name}.yaml").is_file():
             options = ", ".join(sorted(path.stem for path in (CONFIGS / "model/frontend").glob("*.yaml")))
-            raise UserError(f"--extractor: {name!r} is neither a YAML file, nor a dotted name, nor one of {options}")
-        composed = Request(CONFIGS, f"model/frontend/{name}").compose()
-        return OmegaConf.create({"extractor": composed.model.frontend})
+            raise UserError(f"--{option}: {name!r} is neither a YAML file, nor a dotted name, nor one of {options}")
+        return OmegaConf.create({option: Request(CONFIGS, f"model/frontend/{name}").compose().model.frontend})
     try:
         config = OmegaConf.load(name)
     except OSError as error:
-        raise UserError(f"--extractor: cannot read {name}: {error.strerror}") from None
+        raise UserError(f"--{option}: cannot read {name}: {error.strerror}") from None
+    except (*COMPOSE_ERRORS, UnicodeDecodeError) as error:
+        raise UserError(f"--{option}: {name} is not valid YAML: {' '.join(str(error).split())}") from None
     if "_target_" in config:
-        return OmegaConf.create({"extractor": config})
-    for place in ("extractor", "model.frontend"):
+        return OmegaConf.create({option: config})
+    for place in (option, "model.frontend"):
         if (node := OmegaConf.select(config, place)) is not None:
-            return OmegaConf.merge(config, {"extractor": node})  # type: ignore[return-value]
-    raise UserError(f"--extractor: {name} has no `_target_`, neither at the top nor at `extractor` or `model.frontend`")
+            return OmegaConf.merge(config, {option: node})  # type: ignore[return-value]
+    raise UserError(f"--{option}: {name} has no `_target_`, neither at the top nor at `{option}` or `model.frontend`")
 
 
-def build_module(node: dict[str, Any]) -> Any:
-    """The object that a node describes."""
-    return build(OmegaConf.create({"extractor": node}), "extractor")
+def build_module(option: str, node: Mapping[str, Any]) -> Any:
+    """The object that a node of `load_node` describes.
+
+    Raises:
+        UserError: what it is made of does not go together, or a file of it can not be read.
+    """
+    try:
+        return build(OmegaConf.create({option: node}), option)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, (ValueError, OSError)):
+            raise UserError(f"--{option}: {' '.join(str(error.__cause__).split())}") from None
+        raise
 
 
 def rate_of(module: Any) -> int | None:

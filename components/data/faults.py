@@ -88,6 +88,15 @@ def check_record(record: dict[str, Any], required: Iterable[str] = ("id", "audio
     return record
 
 
+def missing_field(record: dict[str, Any], fields: Iterable[str]) -> str | None:
+    """The first of `fields` that a record has not, or has nothing but blanks in."""
+    for field in fields:
+        value = record.get(field)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            return field
+    return None
+
+
 def _hint(key: str, record: dict[str, Any]) -> str:
     found = get_close_matches(key, [name for name in record if name not in _CHECKS], n=1, cutoff=0.75)
     return f" (did you mean {key!r} by {found[0]!r}?)" if found else ""

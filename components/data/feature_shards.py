@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -29,7 +28,7 @@ from torch import Tensor
 from components.data.manifest import Record, write_manifest
 from components.features.statistics import Moments
 from utils.errors import UserError
-from utils.io import write_json, write_jsonl
+from utils.io import replacing, write_json, write_jsonl
 
 SETTINGS, MANIFEST, STATISTICS, BAD = "extractor.json", "manifest.jsonl", "stats.json", "bad_samples.jsonl"
 BadClip = dict[str, str | None]
@@ -105,21 +104,16 @@ class FeatureShards:
         """
         content = save(dict(features))
         path = self.path(number)
-        # Of several machines on one disk, two may have processes of one number.
-        partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            with replacing(path) as partial, partial.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(path)
             digest = hashlib.sha256(content).hexdigest()
             ShardSummary(summary.clips, summary.bad, summary.moments, digest).save(self.path(number, ".json"))
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; the shards that are done stay") from None
-        finally:
-            partial.unlink(missing_ok=True)
 
     def is_done(self, number: int) -> bool:
         """Whether the shard is there as it was written, by its checksum; what is left of another is removed."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import IO, Any
 
 from components.data.faults import Fault, check_record, parse_object
 from utils.errors import UserError
+from utils.io import replacing
 
 Record = dict[str, Any]
 
@@ -99,20 +99,17 @@ def to_json(record: Record) -> bytes:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` if the block ends well, and else is removed.
+    """As `utils.io.replacing`, in a folder that is made if it is not there.
 
     Raises:
         UserError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            yield temporary
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -149,22 +146,3 @@ def audio_files(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     if not files:
         raise UserError(f"no audio files in {', '.join(map(str, roots))}")
     return list(dict.fromkeys(files))
-
-
-def scan_audio(paths: str | Path | Sequence[str | Path]) -> list[Record]:
-    """One record per file of `audio_files(paths)`, its duration and rate from the header.
-
-    Raises:
-        UserError: as `audio_files`, or a file cannot be read.
-    """
-    import soundfile
-
-    records = []
-    for file in audio_files(paths):
-        try:
-            info = soundfile.info(file)
-        except soundfile.LibsndfileError as error:
-            raise UserError(f"cannot read {file}: {error.error_string}") from None
-        duration, rate = info.duration, info.samplerate
-        records.append({"id": str(file), "audio_path": str(file.absolute()), "duration": duration, "sample_rate": rate})
-    return records

@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from components.data.faults import missing_field
 from components.data.feature_shards import SETTINGS
 from components.data.manifest import Record
 from components.data.readers import read_records
-from components.labels import UNKNOWN
+from components.labels import class_ids_of, numbered
 from utils.errors import BadSample, UserError
 
 _MOST_OPEN = 128  # shards of one process
@@ -63,9 +64,7 @@ class PrecomputedDataset(Dataset):
             raise UserError(f"crop_frames must be positive, not {crop_frames}")
         self.manifest, self.fields = str(manifest), tuple(fields)
         self.crop_frames, self.training = crop_frames, training
-        self.class_ids = {
-            target: {str(name): i for i, name in enumerate(names)} for target, names in (labels or {}).items()
-        }
+        self.class_ids = numbered(labels)
         self.bad_samples: list[dict[str, Any]] = []
         self.num_features = 0
         self._shards: OrderedDict[str, Any] = OrderedDict()
@@ -89,7 +88,7 @@ class PrecomputedDataset(Dataset):
         if found != [record["num_frames"], self.num_features]:
             promised = f"[{record['num_frames']}, {self.num_features}]"
             raise UserError(f"{name} has features {found} in {path}, not {promised}; {_AGAIN}")
-        missing = next((field for field in self.fields if record.get(field) in (None, "")), None)
+        missing = missing_field(record, self.fields)
         if missing is not None:
             detail = f"{name} has no {missing!r}"
             self.bad_samples.append(
@@ -152,13 +151,9 @@ class PrecomputedDataset(Dataset):
             seed = int(torch.randint(2**62, ()))
             start = int(torch.randint(record["num_frames"] - length + 1, ()))
         features = self._read(record, start, start + length)
-        targets = {
-            target: ids.get(str(record.get("labels", {}).get(target)), UNKNOWN)
-            for target, ids in self.class_ids.items()
-        }
         fields = {field: record[field] for field in self.fields}
         own = {"id": record["id"], "features": features, "num_frames": length}
-        return {**own, "targets": targets, "seed": seed, **fields}
+        return {**own, "targets": class_ids_of(record, self.class_ids), "seed": seed, **fields}
 
     def _read(self, record: Record, start: int, end: int) -> Tensor:
         path, key = self._place(record)

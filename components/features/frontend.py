@@ -18,6 +18,9 @@ class Frontend(nn.Module, ABC):
     behind a clip's last are zero. Gradients flow to the waveform.
     """
 
+    sample_rate: int
+    """Hz of the waveforms it is for."""
+
     num_features: int
     """F, the number of values per frame."""
 

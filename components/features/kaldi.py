@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from components.augment.keyed import hash_uniform, stream
+from components.augment.keyed import hash_normal, stream
 from components.features.framing import by_blocks, mirror, spectrum
 from components.features.frontend import Frontend
 from components.features.mel import kaldi_mel_filters
@@ -193,14 +193,3 @@ def _cosines(n_mels: int, num_ceps: int, lifter: float) -> Tensor:
     if lifter:
         matrix = matrix * (1 + 0.5 * lifter * torch.sin(math.pi * k / lifter))
     return matrix.float()
-
-
-def hash_normal(seed: Tensor, num_draws: int) -> Tensor:
-    """Standard normal numbers that depend on nothing but (seed, draw), int64 `[B]` to float32 `[B, num_draws]`.
-
-    The method of Box and Muller (1958) on `hash_uniform`.
-    """
-    uniform = hash_uniform(seed, num_draws + num_draws % 2).unflatten(1, (-1, 2))
-    radius = torch.sqrt(-2 * torch.log(1 - uniform[..., 0]))
-    angle = 2 * math.pi * uniform[..., 1]
-    return torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).flatten(1)[:, :num_draws]

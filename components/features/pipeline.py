@@ -37,6 +37,11 @@ class FeaturePipeline(nn.Module):
         for transform in self.transforms.values():
             self.num_features = transform.num_features(self.num_features)
 
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the waveforms it is for."""
+        return self.frontend.sample_rate
+
     def feature_lens(self, audio_lens: Tensor) -> Tensor:
         """Frames of clips of `audio_lens` samples, `[B]` to `[B]`."""
         lens = self.frontend.feature_lens(audio_lens)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.io import write_json
+from utils.io import replacing, write_json
 
 _SUFFIXES = (".json", ".safetensors")
 
@@ -75,10 +75,16 @@ class FeatureStatistics:
         """Write to .json, or to .safetensors with tensors `mean`, `var` and the rest as metadata; whole or not at all.
 
         Raises:
-            UserError: the name ends otherwise.
+            UserError: the name ends otherwise, or it cannot be written.
         """
         path = check_suffix(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+    def _write(self, path: Path) -> None:
         if path.suffix == ".json":
             write_json(path, asdict(self))
             return
@@ -86,9 +92,8 @@ class FeatureStatistics:
 
         tensors = {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in ("mean", "var")}
         metadata = {"num_frames": str(self.num_frames), "made_of": json.dumps(self.made_of, default=str)}
-        partial = path.with_name(f".{path.name}.partial")
-        save_file(tensors, partial, metadata)
-        partial.replace(path)
+        with replacing(path) as partial:
+            save_file(tensors, partial, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> FeatureStatistics:

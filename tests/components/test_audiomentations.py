@@ -308,3 +308,9 @@ def test_the_shipped_lists_go_with_what_an_experiment_has(experiment):
     node = compose_task(Request(CONFIGS, "default", chosen)).train_dataloader.dataset.augment
     assert len(node) >= 3 + 4
     assert validate(node) == []
+
+
+def test_a_transform_outside_of_the_adapter_is_refused(tmp_path):
+    step = audiomentations.AddGaussianNoise()
+    with pytest.raises(UserError, match=r"^augment.noise: .* goes inside of components.augment.Audiomentations"):
+        AudioDataset(write_corpus(tmp_path), 16_000, augment={"noise": step})

@@ -140,11 +140,13 @@ def test_a_pipeline_is_cut_where_it_needs_the_statistics(tmp_path):
     [
         (("out.txt", *FBANK), r"a .json or .safetensors file, not out.txt"),
         (("out.json", "--frontend", "kaldi_fbank"), "give --sample-rate HZ"),
-        (("out.json", "--frontend", "fbank", "--sample-rate", "16000"), "'fbank' is none of kaldi_fbank, "),
-        (("out.json", "--frontend", "absent.yaml"), "there is no file absent.yaml"),
+        (("out.json", "--frontend", "fbank", "--sample-rate", "16000"), "nor one of kaldi_fbank, "),
+        (("out.json", "--frontend", "absent.yaml"), "cannot read absent.yaml: No such file"),
         (("out.json", "n_mel=40", *FBANK), "unknown argument of components.features.KaldiFbank (did you mean"),
         (("out.json", "n_mels", *FBANK), "'n_mels': expected key=value"),
         (("out.json", "window=square", *FBANK), "window: expected one of povey"),
+        (("/proc/nowhere/out.json", *FBANK), "cannot write /proc/nowhere/out.json"),
+        (("out.json", "--frontend", "components.features.LogMel"), "frontend.sample_rate: missing"),
         (("out.json", "--frontend", "whisper", "--sample-rate", "8000"), "defined at 16000 Hz, not at 8000 Hz"),
     ],
 )  # fmt: skip
@@ -159,4 +161,4 @@ def test_a_mistake_is_one_sentence(tmp_path, capsys, arguments, sentence):
 def test_every_shipped_frontend_can_be_named(name):
     node, sample_rate = frontend_node(name, 16_000)
     assert sample_rate == 16_000
-    assert node._target_.startswith("components.features.")
+    assert node["_target_"].startswith("components.features.")

@@ -8,10 +8,11 @@ import pytest
 import soundfile
 
 from components.data.__main__ import main as run
-from components.data.convert import Split, convert
+from components.data.convert import convert
 from components.data.manifest import write_manifest
 from components.data.readers import iterate_records, read_records
-from components.data.readers.headers import stored_bytes
+from components.data.splits import Split
+from components.data.stored import stored_bytes
 from tests.components.clips import write_clip
 from utils.errors import UserError
 

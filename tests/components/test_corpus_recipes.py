@@ -15,7 +15,8 @@ from components.data.recipes import (
     prepare_impulse_responses,
     prepare_voicebank_demand,
 )
-from components.data.recipes.common import Corpus, check_splits, share_of, write_corpus
+from components.data.recipes.common import Corpus, check_splits, write_corpus
+from components.data.splits import share_of
 from tests.components.clips import write_clip
 from utils.errors import UserError
 

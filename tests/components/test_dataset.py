@@ -128,7 +128,7 @@ def test_collate_pads_and_remembers_lengths(tmp_path):
         ("zero_frames.wav", "no samples"),
         ("empty_file.wav", "it is empty"),
         ("nan_inf_float32.wav", "NaN or infinite"),
-        ("text_content.wav", "Format not recognised"),
+        ("text_content.wav", "it is a web page"),
         ("git_lfs_pointer.flac", "git lfs pull"),
         ("aac.m4a", "AAC"),
         ("flac_bitrot.flac", "decoder"),

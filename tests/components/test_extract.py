@@ -158,6 +158,9 @@ def test_an_extractor_from_a_file(corpus, tmp_path):
         (["--extractor", "components.features.LogMell"], "did you mean 'LogMel'"),
         (["--extractor", "components.features.LogMel", "sample_rate=16000", "hop=3"], "extractor.hop"),
         (["--extractor", f"{HERE}.Frames", "--shard=2/2"], "is not I/N"),
+        (["--extractor", "log_mel"], "give --sample-rate HZ"),
+        (["--extractor", "log_mel", "--sample-rate=16000", "n_mels"], "'n_mels': expected key=value"),
+        (["--extractor", "log_mel", "--sample-rate=16000", "f_max=9000"], "do not fit into a sample rate of 16000 Hz"),
         (["--extractor", "torch.nn.Identity"], "says no sample rate: give --sample-rate"),
         (["--extractor", f"{HERE}.Frames", "longest=10"], "could use none of 7 clips.* more than 10 samples"),
     ],
@@ -416,3 +419,11 @@ def test_features_that_are_not_finite_are_a_bad_sample(extracted):
     dataset[0]
     with pytest.raises(BadSample, match="they are not finite"):
         dataset[1]
+
+
+def test_a_field_of_blanks_is_none(extracted):
+    records = read_manifest(extracted)
+    for record in records:
+        record["text"] = "hello" if record["id"] == "clip1" else "  "
+    write_manifest(extracted, records)
+    assert len(PrecomputedDataset(extracted, fields=["text"])) == 1

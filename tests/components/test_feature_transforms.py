@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from components.augment.keyed import hash_normal
 from components.features import (
     FeaturePipeline,
     GlobalCmvn,
@@ -19,7 +20,6 @@ from components.features import (
     StackFrames,
     UtteranceCmvn,
 )
-from components.features.kaldi import hash_normal
 from components.features.statistics import FeatureStatistics, Moments
 from utils.build import build
 from utils.errors import UserError

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from components.data import read_manifest, scan_audio, write_manifest
+from components.data import read_manifest, write_manifest
+from components.data.manifest import audio_files
 from tests.components.clips import write_clip
 from utils.errors import UserError
 
@@ -82,18 +83,16 @@ def test_hostile_manifests_are_user_errors(name):
         read_manifest(HOSTILE / f"{name}.jsonl")
 
 
-def test_scan_finds_files_and_folders_in_order(tmp_path):
-    write_clip(tmp_path / "b" / "two.wav", 0.2)
-    write_clip(tmp_path / "b" / "deep" / "one.flac", 0.1)
+def test_audio_files_are_found_in_files_and_folders_in_order(tmp_path):
+    two = write_clip(tmp_path / "b" / "two.wav", 0.2)
+    one = write_clip(tmp_path / "b" / "deep" / "one.flac", 0.1)
     (tmp_path / "b" / "notes.txt").write_text("no audio")
     single = write_clip(tmp_path / "z.wav")
-    records = scan_audio([single, tmp_path / "b"])
-    assert [Path(record["audio_path"]).name for record in records] == ["z.wav", "one.flac", "two.wav"]
-    assert records[1]["duration"] == pytest.approx(0.1)
+    assert audio_files([single, tmp_path / "b"]) == [single, one, two]
 
 
-def test_scan_names_what_is_not_there(tmp_path):
+def test_a_search_for_audio_names_what_is_not_there(tmp_path):
     with pytest.raises(UserError, match="nowhere does not exist"):
-        scan_audio(tmp_path / "nowhere")
+        audio_files(tmp_path / "nowhere")
     with pytest.raises(UserError, match="no audio files"):
-        scan_audio(tmp_path)
+        audio_files(tmp_path)

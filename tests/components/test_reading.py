@@ -17,7 +17,9 @@ import torch
 from components.data import AudioDataset, AudioFiles, read_manifest, write_manifest
 from components.data.audio import load_audio
 from components.data.cache import ArrayCache
-from components.features import LogMel
+from components.data.faults import Fault
+from components.data.readers.headers import header_of
+from components.features import FeaturePipeline, LogMel
 from tests.components.clips import write_clip, write_corpus
 from utils.errors import BadSample, UserError
 
@@ -193,7 +195,7 @@ def test_plain_files_that_can_not_be_read_are_named(tmp_path):
     (tmp_path / "b.wav").write_text("<html>")
     dataset = AudioFiles(str(tmp_path), RATE)
     assert [dataset[i]["id"] for i in range(len(dataset))] == [str(tmp_path / "a.wav")]
-    assert [bad["reason"] for bad in dataset.bad_samples] == ["unreadable audio"]
+    assert [bad["reason"] for bad in dataset.bad_samples] == ["a web page"]
 
 
 def test_manifests_of_other_kinds_are_read_by_name(tmp_path):
@@ -205,3 +207,43 @@ def test_manifests_of_other_kinds_are_read_by_name(tmp_path):
     assert len(dataset) == 3
     assert np.allclose(dataset.durations, [0.5, 0.3, 0.4])
     assert len(AudioDataset(Path(tmp_path), RATE, format="folder")) == 3
+
+
+def test_what_a_tar_holds_is_named_by_its_own_first_bytes(tmp_path):
+    (tmp_path / "c.tar").write_bytes(b"<html>" + b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(BadSample, match="it is a Git LFS pointer") as caught:
+        load_audio(tmp_path / "c.tar", RATE, byte_offset=6, num_bytes=42)
+    assert caught.value.reason == "Git LFS pointer"
+
+
+@pytest.mark.parametrize("head", [b"", b"<html>", b"\0\0\0 ftypM4A ", b"{}", bytes(64), b"noise"])
+def test_reading_a_header_and_reading_the_audio_give_one_reason(tmp_path, head):
+    (tmp_path / "a.wav").write_bytes(head)
+    with pytest.raises(Fault) as by_header:
+        header_of(record(tmp_path / "a.wav"))
+    with pytest.raises(BadSample) as by_audio:
+        load_audio(tmp_path / "a.wav", RATE)
+    assert by_header.value.reason == by_audio.value.reason
+    assert by_header.value.detail == str(by_audio.value)
+
+
+def test_the_header_of_a_file_that_was_mended_is_read_again(tmp_path):
+    path = tmp_path / "a.wav"
+    with pytest.raises(Fault, match="no such file"):
+        header_of(record(path))
+    for num_samples in (800, 1600):
+        soundfile.write(path, np.zeros(num_samples), RATE)
+        assert header_of(record(path)).num_samples == num_samples
+
+
+@pytest.mark.parametrize(
+    ("rate", "settings", "sentence"),
+    [
+        (-5, {}, "sample_rate: implausible, -5 Hz"),
+        (RATE, {"features": LogMel(8_000)}, "features: made for 8000 Hz, but sample_rate is 16000 Hz"),
+        (RATE, {"features": FeaturePipeline(LogMel(8_000))}, "features: made for 8000 Hz"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_at_once(tmp_path, rate, settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        AudioDataset(write_corpus(tmp_path), rate, **settings)

@@ -130,3 +130,8 @@ def test_splits_of_common_voice_are_its_own_tables():
 def test_the_command_on_recorded_digits(tmp_path, capsys):
     assert main(["recipe", "spoken_digits", str(tmp_path / "out"), "--data-root", str(DIGITS)]) == 0
     assert "test.jsonl 250 clips, 0.031 h" in capsys.readouterr().out
+
+
+def test_a_mistyped_command_is_one_sentence(capsys):
+    assert main(["recpe"]) == 2
+    assert capsys.readouterr().err == "error: there is no command 'recpe' (did you mean 'recipe'?)\n"

@@ -433,3 +433,10 @@ def test_an_item_of_several_classes_counts_as_its_rarest_and_one_of_none_is_coun
     assert "1 items have no tags" in caplog.text
     with pytest.raises(UserError, match="no item has a label 'tag'"):
         ClassBalancedBatchSampler(data, "tag", Budget(max_items=2))
+
+
+@pytest.mark.parametrize("make", [MixtureBatchSampler, partial(ClassBalancedBatchSampler, label="word")])
+def test_a_budget_that_yaml_did_not_build_is_refused(make):
+    dataset = ConcatDataset({"a": Clips([1.0, 2.0], word=["x", "y"])})
+    with pytest.raises(UserError, match=r"budget: expected a Budget such as .*_target_"):
+        make(dataset, budget={"max_seconds": 60})

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
-from components.data.checks.header import promised_bytes, why_unreadable
+from components.data.checks.header import promised_bytes
 from components.data.checks.meter import Meter
 from components.data.faults import PLAUSIBLE_RATES
-from components.data.readers.headers import dataset_header, stored_bytes
+from components.data.readers.headers import dataset_header
+from components.data.stored import as_samples, stored_bytes, why_refused
 from utils.imports import require
 
 # Goes up when a measure changes its meaning: what is cached under another number is measured again.
@@ -192,7 +193,7 @@ def _open_encoded(file: Any, size: int, facts: Facts, path: bytes | None = None)
     try:
         sound = soundfile.SoundFile(file if path is None else path)
     except soundfile.LibsndfileError as error:
-        raise _Unusable("unreadable", why_unreadable(head, error.error_string)) from None
+        raise _Unusable("unreadable", why_refused(head, error.error_string)[1]) from None
     if promise and 0 < promise[1] < promise[0]:
         promised, there, facts.placeholder = promise
         facts.claimed_samples = round(sound.frames * promised / there)
@@ -220,9 +221,7 @@ class _Array:
 
     def __init__(self, values: np.ndarray, rate: int) -> None:
         self.subtype, self.samplerate = str(values.dtype), rate
-        if np.issubdtype(values.dtype, np.integer):
-            values = values / -float(np.iinfo(values.dtype).min)
-        self._values = np.atleast_2d(values).T.astype(np.float32)
+        self._values = as_samples(values).astype(np.float32)
         self.frames, self.channels = self._values.shape
         self._position = 0
 

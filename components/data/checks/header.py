@@ -58,31 +58,3 @@ def promised_bytes(file: BinaryIO, size: int) -> tuple[int, int, bool] | None:
             return length, size - position, length >= _PLACEHOLDER_BYTES
         position += length + length % 2
     return None
-
-
-def why_unreadable(head: bytes, said: str) -> str:
-    """A person's words for why the decoder refused a file.
-
-    Args:
-        head: its first bytes, some 64.
-        said: the decoder's own words.
-    """
-    if not head:
-        return "it is empty"
-    if head.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer, not the audio (run `git lfs pull` in its repository)"
-    if head[4:8] == b"ftyp":
-        return "AAC/MP4 is not supported (convert it, e.g. with ffmpeg, to FLAC or WAV)"
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return "WebM/Matroska is not supported (convert it, e.g. with ffmpeg, to FLAC or WAV)"
-    if head.startswith(b"\x30\x26\xb2\x75"):
-        return "WMA/ASF is not supported (convert it, e.g. with ffmpeg, to FLAC or WAV)"
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is a web page, most likely a failed download"
-    if head.startswith((b"{", b"[")):
-        return "it is JSON, most likely a server's answer in place of the audio"
-    if head.count(0) == len(head):
-        return "it holds only zero bytes, as after a crash or a failed copy"
-    if head[:4] == b"RIFF" and head[8:16] == b"WAVEfmt " and head[24:28] == bytes(4):
-        return "its header gives a sample rate of 0 Hz"
-    return said.strip().rstrip(".")

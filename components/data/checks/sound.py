@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Any
 
+from components.data.audio import tolerance
 from components.data.checks.decode import Facts
 from components.data.checks.header import suffix_of_another
 from components.data.checks.problems import Problem
@@ -48,11 +49,6 @@ def check_file(record: Record, facts: Facts, sample_rate: int | None) -> list[Pr
     if record.get("channel", 0) >= facts.channels:
         problems.append(Problem("no_channel", f"channel {record['channel']} of {facts.channels}"))
     return problems
-
-
-def tolerance(seconds: float) -> float:
-    """By how much audio may be shorter than promised, in s: the same bound as in training."""
-    return max(0.1, 0.05 * seconds)
 
 
 def check_length(record: Record, facts: Facts, seconds: float, shortest: float, longest: float | None) -> list[Problem]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import soundfile
 
 from components.data.faults import PLAUSIBLE_RATES, Fault
 from components.data.manifest import Record
+from components.data.stored import sample_rate_of, stored_bytes, why_unreadable
 from utils.imports import require
 
 
@@ -46,8 +47,8 @@ def header_of(record: Record) -> Header:
     Raises:
         Fault: the audio cannot be opened, or is empty.
     """
-    where = record["audio_path"], record.get("member"), record.get("byte_offset"), record.get("num_bytes")
-    header = _read(*where)
+    path = record["audio_path"]
+    header = _read(path, record.get("member"), record.get("byte_offset"), record.get("num_bytes"), _version(path))
     if isinstance(header, Fault):
         raise header
     if not header.num_samples:
@@ -61,8 +62,19 @@ def _name(record: Record) -> str:
     return f"{record['audio_path']}:{record['member']}" if "member" in record else record["audio_path"]
 
 
+def _version(path: str) -> tuple[int, int] | None:
+    """Changes with the file; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 @lru_cache(maxsize=1024)  # segments of one recording come one after the other
-def _read(path: str, member: str | None, byte_offset: int | None, num_bytes: int | None) -> Header | Fault:
+def _read(
+    path: str, member: str | None, byte_offset: int | None, num_bytes: int | None, version: tuple[int, int] | None
+) -> Header | Fault:
     try:
         if member is not None:
             return _member_header(path, member)
@@ -72,36 +84,13 @@ def _read(path: str, member: str | None, byte_offset: int | None, num_bytes: int
     except Fault as fault:
         return fault
     except (soundfile.LibsndfileError, OSError) as error:
-        return _opening_fault(path, error)
-
-
-def stored_bytes(path: str, byte_offset: int, num_bytes: int) -> bytes:
-    """A range of a file: the audio file that a tar holds there."""
-    with open(path, "rb") as file:
-        file.seek(byte_offset)
-        return file.read(num_bytes)
+        reason, detail = why_unreadable(path, error, byte_offset, num_bytes)
+        return Fault(reason, f"cannot read {path}: {detail}")
 
 
 def _soundfile_header(file: str | io.BytesIO) -> Header:
     info = soundfile.info(file)
     return Header(info.frames, info.samplerate, info.channels)
-
-
-def _opening_fault(path: str, error: Exception) -> Fault:
-    if not Path(path).exists():
-        return Fault("no such file", f"there is no file {path}")
-    if Path(path).is_dir():
-        return Fault("no such file", f"{path} is a folder, not an audio file")
-    if isinstance(error, OSError):
-        return Fault("unreadable audio", f"cannot read {path}: {error.strerror or error}")
-    head = stored_bytes(path, 0, 64)
-    if not head:
-        return Fault("empty file", f"{path} is empty")
-    if head.startswith(b"version https://git-lfs"):
-        return Fault("Git LFS pointer", f"{path} is a Git LFS pointer, not the audio (run `git lfs pull`)")
-    if head[4:8] == b"ftyp":
-        return Fault("AAC", f"{path} is AAC/MP4, which is not decoded: convert it, e.g. with ffmpeg, to FLAC or WAV")
-    return Fault("unreadable audio", f"cannot read {path}: {str(error.error_string).rstrip('.')}")
 
 
 def _member_header(path: str, member: str) -> Header:
@@ -126,15 +115,7 @@ def dataset_header(file: object, dataset: object) -> Header:
             raise Fault("unreadable audio", f"cannot read {where}: {error.error_string.rstrip('.')}") from None
     if dataset.ndim not in (1, 2) or dataset.dtype.kind not in "fi":
         raise Fault("no audio", f"{where} is {dataset.dtype} of shape {dataset.shape}, not samples [T] or [C, T]")
-    rate = _rate_of(file, dataset)
+    rate = sample_rate_of(file, dataset)
     if rate is None:
         raise Fault("no sample_rate", f"{where} has no attribute 'sample_rate', nor has its file")
     return Header(dataset.shape[-1], rate, 1 if dataset.ndim == 1 else dataset.shape[0])
-
-
-def _rate_of(file: object, dataset: object) -> int | None:
-    for attributes in (dataset.attrs, file.attrs):
-        if "sample_rate" in attributes:
-            return int(attributes["sample_rate"])
-    # One scalar for the whole file, as UniFlow-Audio keeps it.
-    return int(file["sample_rate"][()]) if "sample_rate" in file else None

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from components.data.faults import Fault, parse_object
 from components.data.manifest import AUDIO_SUFFIXES, Record
 from components.data.readers.aliases import with_our_keys
-from components.data.readers.headers import stored_bytes
 from components.data.readers.layout import Layout, Row
+from components.data.stored import stored_bytes
 from utils.errors import UserError
 
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

@@ -26,11 +26,11 @@ from components.data.recipes.common import (
     read_table,
     require_file,
     require_folder,
-    share_of,
     whole_folder,
     write_corpus,
 )
 from components.data.recipes.youtube import find_clip
+from components.data.splits import share_of
 from utils.errors import UserError
 
 CORPUS = Corpus(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
@@ -18,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
+from components.data.faults import Fault
 from components.data.manifest import Record, write_manifest
+from components.data.readers.headers import header_of
 from utils.errors import UserError
 from utils.io import write_json, write_jsonl
 
@@ -98,14 +97,12 @@ def audio_record(path: Path, identifier: str, **fields: Any) -> Record:
     """A manifest record of a file that stays where it is, by absolute path.
 
     Raises:
-        UserError: the file is missing or no audio.
+        UserError: the file is missing, empty or no audio.
     """
     try:
-        info = soundfile.info(path)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UserError(f"cannot read {path}: {_reason(path, error)}") from None
-    audio = {"audio_path": str(path.absolute()), "duration": round(info.duration, 6), "sample_rate": info.samplerate}
-    return {"id": identifier, **audio, **fields}
+        return _read_record(path, identifier, fields)
+    except Fault as fault:
+        raise UserError(fault.detail) from None
 
 
 def audio_records(clips: Iterable[Clip], left_out: list[Record]) -> list[Record]:
@@ -115,17 +112,13 @@ def audio_records(clips: Iterable[Clip], left_out: list[Record]) -> list[Record]
     """
 
     def read(clip: Clip) -> tuple[Record | None, Record | None]:
-        why = "no such file"
-        if clip.path is not None:
-            try:
-                record = audio_record(clip.path, clip.id, **clip.fields)
-                if record["duration"] > 0:
-                    return record, None
-                why = "it holds no samples"
-            except UserError as error:
-                why = str(error).rpartition(": ")[2]
-        path = {} if clip.path is None else {"audio_path": str(clip.path.absolute())}
-        return None, {"id": clip.id, **path, "reason": why}
+        if clip.path is None:
+            return None, {"id": clip.id, "reason": "no such file"}
+        try:
+            return _read_record(clip.path, clip.id, clip.fields), None
+        except Fault as fault:
+            path = str(clip.path.absolute())
+            return None, {"id": clip.id, "audio_path": path, "reason": fault.reason, "detail": fault.detail}
 
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         read_clips = list(pool.map(read, clips))
@@ -133,10 +126,11 @@ def audio_records(clips: Iterable[Clip], left_out: list[Record]) -> list[Record]
     return [record for record, _ in read_clips if record is not None]
 
 
-def _reason(path: Path, error: Exception) -> str:
-    if not path.is_file():
-        return "no such file"
-    return str(getattr(error, "error_string", error)).rstrip(".")
+def _read_record(path: Path, identifier: str, fields: Mapping[str, Any]) -> Record:
+    audio = {"audio_path": str(path.absolute())}
+    header = header_of(audio)
+    length = {"duration": round(header.num_samples / header.sample_rate, 6), "sample_rate": header.sample_rate}
+    return {"id": identifier, **audio, **length, **fields}
 
 
 def files_by_stem(folders: Iterable[Path], suffixes: Iterable[str]) -> dict[str, Path]:
@@ -189,12 +183,6 @@ def captioned(clip: Clip, captions: Sequence[str], each: bool) -> list[Clip]:
     ]
 
 
-def share_of(key: str, seed: int = 0) -> float:
-    """A number in [0, 1) that depends on `key` and `seed` alone: what is below 0.1 is a tenth, and stays one."""
-    digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
-    return int.from_bytes(digest[:7], "big") / 2**56
-
-
 # ---------------------------------------------------------------------------------------------------------- manifests
 
 
@@ -217,7 +205,7 @@ def write_corpus(
     """Write the manifests of `splits`, `corpus.json` (licence, source, what each split holds) and `left_out.jsonl`.
 
     Args:
-        left_out: clips that the corpus promises and that could not be had, `{"id", "reason"}`.
+        left_out: clips that the corpus promises and that could not be had, `{"id", "reason", ...}`.
         overlapping: the same clip may be in several splits.
         facts: what else `corpus.json` is to say.
 

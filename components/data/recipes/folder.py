@@ -24,10 +24,10 @@ from components.data.recipes.common import (
     audio_records,
     is_prepared,
     read_table,
-    share_of,
     whole_folder,
     write_corpus,
 )
+from components.data.splits import share_of
 from utils.errors import UserError
 
 _FILE_COLUMNS = ("file_name", "audio_path", "path", "file", "id")

@@ -22,11 +22,11 @@ from components.data.recipes.common import (
     Corpus,
     is_prepared,
     require_folder,
-    share_of,
     whole_folder,
     write_corpus,
 )
 from components.data.recipes.lhotse_records import parts_of
+from components.data.splits import share_of
 from utils.errors import UserError
 from utils.imports import require
 from utils.names import did_you_mean
@@ -234,6 +234,8 @@ def _prepare(
         parts = parts_of(prepare(**arguments), own)
     except UserError:
         raise
+    except ImportError as error:
+        raise UserError(f"Lhotse cannot prepare {corpus}: {' '.join(str(error).split())}") from error
     except Exception as error:
         where = f"{corpus} from {corpus_dir}" if corpus_dir else corpus
         raise UserError(f"Lhotse cannot prepare {where} ({_reason(error)}): {_expected(corpus)}") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from components.data.samplers.budget import Budget
+from components.data.samplers.budget import Budget, require_budget
 from components.data.samplers.dynamic import PlannedBatchSampler, drawn_rng
 from components.data.samplers.lengths import labels_of
 from components.data.samplers.plan import BatchPlan
@@ -52,7 +52,7 @@ class ClassBalancedBatchSampler(PlannedBatchSampler):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.budget, self.drop_last = budget, drop_last
+        self.budget, self.drop_last = require_budget(budget), drop_last
         self.dropped: Counter[str] = Counter()
         labels, self._lengths = labels_of(dataset, label), budget.lengths(dataset)
         kept = budget.fitting(self._lengths, self.dropped)

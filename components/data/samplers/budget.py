@@ -197,6 +197,18 @@ class Budget:
         return np.stack([starts, [*starts[1:], len(costs)]], axis=1).astype(np.int64)
 
 
+def require_budget(given: Any) -> Budget:
+    """`given`, if it is a budget.
+
+    Raises:
+        UserError: it is something else, as the mapping that YAML makes of a budget without `_target_`.
+    """
+    if not isinstance(given, Budget):
+        wanted = "{_target_: components.data.Budget, max_seconds: 60}"
+        raise UserError(f"budget: expected a Budget such as {wanted}, not {given!r}")
+    return given
+
+
 def _by_stretch(keys: np.ndarray, stretches: np.ndarray) -> np.ndarray:
     """Sort keys that keep stretches apart."""
     return keys + stretches * (keys.max() + 1.0) if stretches[-1] else keys

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from components.data.samplers.budget import Budget
+from components.data.samplers.budget import Budget, require_budget
 from components.data.samplers.dynamic import PlannedBatchSampler, drawn_rng
 from components.data.samplers.lengths import lengths_of
 from components.data.samplers.plan import BatchPlan
@@ -76,7 +76,7 @@ class MixtureBatchSampler(PlannedBatchSampler):
         _check_choice("order", order, ("round_robin", "shuffled"))
         if consecutive < 1:
             raise UserError(f"consecutive must be at least 1, not {consecutive!r}")
-        self.budget, self.shuffle, self.drop_last = budget, shuffle, drop_last
+        self.budget, self.shuffle, self.drop_last = require_budget(budget), shuffle, drop_last
         self._order, self._consecutive = order, consecutive
         self.dropped: Counter[str] = Counter()
         self._lengths = budget.lengths(dataset)

@@ -11,7 +11,8 @@ import soundfile
 
 from components.data.faults import Fault
 from components.data.manifest import Record
-from components.data.readers.headers import header_of, stored_bytes
+from components.data.readers.headers import header_of
+from components.data.stored import as_samples, stored_bytes, why_unreadable
 from utils.imports import require
 
 # Kinds of samples that 16 bits hold without loss.
@@ -68,8 +69,9 @@ def _segment(record: Record) -> tuple[np.ndarray, int, str]:
     try:
         samples, subtype = _samples(record, start, num_samples)
     except (soundfile.LibsndfileError, OSError) as error:
-        reason = str(getattr(error, "error_string", error)).rstrip(".")
-        raise Fault("unreadable audio", f"cannot read {record['audio_path']}: {reason}") from None
+        where = record["audio_path"], error, record.get("byte_offset"), record.get("num_bytes")
+        reason, detail = why_unreadable(*where)
+        raise Fault(reason, f"cannot read {record['audio_path']}: {detail}") from None
     if not len(samples):
         raise Fault("offset past the end", f"'offset' is {record['offset']} s, past the end of {record['audio_path']}")
     if "channel" in record:
@@ -83,10 +85,9 @@ def _segment(record: Record) -> tuple[np.ndarray, int, str]:
 
 def _samples(record: Record, start: int, num_samples: int) -> tuple[np.ndarray, str]:
     if "member" in record and (stored := _member(record)).dtype != np.uint8:
-        samples = np.atleast_2d(stored).T[start : None if num_samples < 0 else start + num_samples]
-        if samples.dtype.kind == "i":
-            return samples / np.float64(2 ** (8 * samples.dtype.itemsize - 1)), f"PCM_{8 * samples.dtype.itemsize}"
-        return samples.astype(np.float64), "FLOAT"
+        samples = as_samples(stored)[start : None if num_samples < 0 else start + num_samples]
+        kind = f"PCM_{8 * stored.dtype.itemsize}" if stored.dtype.kind == "i" else "FLOAT"
+        return samples.astype(np.float64), kind
     source: Any = record["audio_path"]
     if "member" in record:
         source = io.BytesIO(stored.tobytes())

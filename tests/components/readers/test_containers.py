@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from components.data.readers import read_records
-from components.data.readers.headers import stored_bytes
+from components.data.stored import stored_bytes
 from tests.components.clips import write_clip
 from utils.errors import UserError
 
@@ -76,7 +76,8 @@ def test_compressed_tars_are_refused(tmp_path, mode, packer):
     [
         ([("b.json", b"{}")], "not one audio member"),
         ([("b.near.wav", b"1"), ("b.far.wav", b"2")], "not one audio member"),
-        ([("b.wav", b"<html>")], "unreadable audio"),
+        ([("b.wav", b"<html>")], "a web page"),
+        ([("b.wav", b"noise")], "unreadable audio"),
         ([("b.json", b"{"), ("b.wav", b"x")], "not valid JSON"),
     ],
 )

@@ -204,7 +204,7 @@ def test_audio_that_has_no_header_is_left_out(tmp_path):
     bad = []
     assert len(read_records(path, on_bad=bad.append)) == 1
     assert [b["id"] for b in bad] == names
-    reasons = ["no such file", "empty file", "Git LFS pointer", "unreadable audio", "AAC", "implausible rate"]
+    reasons = ["no such file", "empty file", "Git LFS pointer", "a web page", "AAC", "implausible rate"]
     assert [b["reason"] for b in bad] == [*reasons, "no such file", "no samples", "offset past the end"]
 
 

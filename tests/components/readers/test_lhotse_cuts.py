@@ -7,7 +7,8 @@ import pytest
 import soundfile
 
 from components.data.readers import read_records
-from components.data.readers.headers import header_of, stored_bytes
+from components.data.readers.headers import header_of
+from components.data.stored import stored_bytes
 from tests.components.clips import write_clip
 from utils.errors import UserError
 
