@@ -131,8 +131,19 @@ def _told_to_user(error: Exception) -> UserError | None:
         return UserError(one_sentence(error))
     cause = error.__cause__
     told = _told_to_user(cause) if isinstance(cause, Exception) else None
+    if told is None and isinstance(cause, (ValueError, AssertionError)) and _is_of_a_library(cause):
+        told = UserError(" ".join(str(cause).split()) or type(cause).__name__)
     full_key = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else ""
     return UserError(f"{full_key}: {told}") if told and full_key else told
+
+
+def _is_of_a_library(error: BaseException) -> bool:
+    """Whether an installed library raised it: what its constructors refuse is a matter of the config."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    parts = () if last is None else Path(last.tb_frame.f_code.co_filename).parts
+    return "site-packages" in parts or "dist-packages" in parts
 
 
 def _compose(request: Request) -> DictConfig:

@@ -8,6 +8,7 @@ from components.data.keyed_cuts import KeyedCuts
 from components.data.loader import make_dataloader
 from components.data.manifest import read_manifest, write_manifest
 from components.data.precomputed import PrecomputedDataset
+from components.data.rates import check_sample_rate
 from components.data.readers import iterate_records, read_records
 from components.data.records import Records
 from components.data.samplers import Budget, ClassBalancedBatchSampler, DynamicBatchSampler, MixtureBatchSampler
@@ -25,6 +26,7 @@ __all__ = [
     "PadCollate",
     "PrecomputedDataset",
     "Records",
+    "check_sample_rate",
     "iterate_records",
     "make_dataloader",
     "read_manifest",

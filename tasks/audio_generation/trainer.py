@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.data import check_sample_rate
 from components.models.audio_generator.generator import AudioGenerator, GeneratorOutput
 from trainer import StepOutput, Trainer
 from trainer.data import plan_loader
@@ -46,6 +47,8 @@ class AudioGenerationTrainer(Trainer):
     def on_fit_start(self) -> None:
         """Latents must be at the scale of the noise they are learned against: users lose days to that."""
         model: AudioGenerator = self.unwrapped_model
+        loaders = {"train_dataloader": self.train_dataloader, "val_dataloader": self.val_dataloader}
+        check_sample_rate(loaders, model.autoencoder.sample_rate)
         model.to(self.device)
         statistics = getattr(model.autoencoder, "statistics", None)
         if statistics is not None and bool((statistics.mean == 0).all() and (statistics.std == 1).all()):

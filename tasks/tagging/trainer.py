@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from components.data import check_sample_rate
 from components.models.tagger import TaggerOutput
 from tasks.tagging.inference import Record, TaggingPredictor, metric_name
 from trainer import StepOutput, Trainer
+from utils.errors import UserError
 
 Batch = dict[str, Any]
 
@@ -31,6 +33,11 @@ class TaggingTrainer(Trainer):
     def predictor(self) -> TaggingPredictor:
         return TaggingPredictor(self.labels, self.main_target)
 
+    def on_fit_start(self) -> None:
+        loaders = {"train_dataloader": self.train_dataloader, "val_dataloader": self.val_dataloader}
+        frontend = getattr(self.unwrapped_model, "frontend", None)
+        check_sample_rate(loaders, getattr(frontend, "sample_rate", None))
+
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:
         return self._step(batch)
 
@@ -41,6 +48,8 @@ class TaggingTrainer(Trainer):
         return self.predictor(self.model, batch)
 
     def _step(self, batch: Batch) -> StepOutput:
+        if "waveform" not in batch:
+            raise UserError("the batch has no waveform for the model: take `features` out of the dataset")
         output: TaggerOutput = self.model(batch["waveform"], batch["audio_lens"], batch["seed"])
         targets = batch["targets"]
         result = self.loss_fn(output.logits, targets)

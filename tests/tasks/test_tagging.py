@@ -14,6 +14,7 @@ from components.losses import MultiTargetCrossEntropy
 from components.models.tagger import ConvNet, PoolingHead, Tagger, TaggerOutput
 from tasks.tagging import TaggingPredictor, TaggingTrainer
 from tests.components.clips import write_corpus
+from utils.errors import UserError
 
 LABELS = {"word": ["no", "yes", "maybe"], "speaker": ["anna", "ben"]}
 
@@ -54,7 +55,7 @@ def test_scores_count_only_what_is_known():
 def make_trainer(tmp_path):
     manifest = write_corpus(tmp_path, durations=(0.3, 0.2, 0.25), labels=("no", "yes", "unheard"))
 
-    def make(**options):
+    def make(sample_rate=16_000, features=None, **options):
         torch.manual_seed(0)
         tagger = Tagger(
             LogMel(16_000, 256, 160, 16),
@@ -65,7 +66,9 @@ def make_trainer(tmp_path):
         )
         loader = partial(DataLoader, batch_size=3, collate_fn=PadCollate())
         training = {
-            "train_dataloader": loader(AudioDataset(manifest, 16_000, LABELS, augment={}), shuffle=True),
+            "train_dataloader": loader(
+                AudioDataset(manifest, sample_rate, LABELS, augment={}, features=features), shuffle=True
+            ),
             "val_dataloader": loader(AudioDataset(manifest, 16_000, LABELS)),
             "optimizer": partial(torch.optim.AdamW, lr=1e-2),
             "loss_fn": MultiTargetCrossEntropy(),
@@ -90,3 +93,15 @@ def test_the_same_seed_trains_the_same_weights(make_trainer):
         trainer.fit()
         weights.append(trainer.unwrapped_model.state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_data_at_another_rate_than_the_model_hears_is_refused(make_trainer):
+    with pytest.raises(
+        UserError, match=r"^train_dataloader.dataset.sample_rate is 8000 Hz, the model hears at 16000 Hz"
+    ):
+        make_trainer(sample_rate=8_000, max_steps=1).fit()
+
+
+def test_features_for_a_model_that_makes_its_own_are_refused(make_trainer):
+    with pytest.raises(UserError, match="the batch has no waveform for the model"):
+        make_trainer(features=LogMel(16_000, 256, 160, 16), max_steps=1).fit()

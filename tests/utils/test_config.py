@@ -165,6 +165,16 @@ def test_a_user_error_inside_instantiate_keeps_its_sentence_and_gains_its_key(er
     assert error_of(body=body) == "error: data.train: the corpus is not there, set data_root=DIR"
 
 
+def test_what_a_library_refuses_is_one_sentence_with_its_key(error_of):
+    from hydra.utils import instantiate
+
+    def body(config):
+        node = {"train_dataloader": {"_target_": "torch.utils.data.DataLoader", "dataset": [1], "batch_size": -1}}
+        instantiate(OmegaConf.create(node))
+
+    assert error_of(body=body).startswith("error: train_dataloader: batch_size should be a positive integer value")
+
+
 def test_a_bug_keeps_its_traceback(run):
     with pytest.raises(RuntimeError, match="a bug"):
         run(body=lambda config: breaks())
