@@ -20,7 +20,7 @@ train: $(VENV)/ready  ## set up, then run the main job
 	PATH="$(abspath $(BIN)):$$PATH" accelerate launch train.py $(ARGS)
 
 test: $(VENV)/ready  ## set up, then run all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 fast: $(VENV)/ready  ## the tests that start no processes
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

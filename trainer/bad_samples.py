@@ -52,7 +52,7 @@ class BadSamples:
         """
         self._read_file(resumed)
         for name, loader in loaders.items():
-            dataset = getattr(loader, "dataset", None)
+            dataset: Any = getattr(loader, "dataset", None)
             bad = list(getattr(dataset, "bad_samples", ()))
             if not bad:
                 continue
@@ -82,6 +82,8 @@ class BadSamples:
                 self._gather()
         self._write()
         self._num_new_samples = 0
+        if num_samples == 0:
+            return
         self._recent.append((num_samples, num_bad))
         while sum(n for n, _ in self._recent) - self._recent[0][0] >= _WINDOW:
             self._recent.popleft()
@@ -103,6 +105,7 @@ class BadSamples:
         return {"recent": [list(pair) for pair in self._recent]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the account back to `state`; what was seen since is to be seen again."""
         self._recent = deque((num, bad) for num, bad in state.get("recent", ()))
         self._num_new_samples, self._new = 0, []
 
@@ -135,8 +138,11 @@ class BadSamples:
                 lines.append(json.dumps(dict(record), ensure_ascii=False, default=str) + "\n")
         if lines and self._trainer.exp_dir is not None and not self._trainer.fast_dev_run:
             self._trainer.exp_dir.mkdir(parents=True, exist_ok=True)
-            with (self._trainer.exp_dir / FILE_NAME).open("a", encoding="utf-8") as file:
-                file.writelines(lines)
+            try:
+                with (self._trainer.exp_dir / FILE_NAME).open("a", encoding="utf-8") as file:
+                    file.writelines(lines)
+            except OSError as error:  # a full disk: the names are kept by the log at least
+                logger.warning("can not write %s (%s): %s", FILE_NAME, error, "".join(lines).strip())
 
     def _read_file(self, resumed: bool) -> None:
         trainer = self._trainer

@@ -13,6 +13,7 @@ checkpoints/
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import logging
@@ -67,14 +68,23 @@ def write_shared(checkpoint: Checkpoint, partial: Path) -> None:
     """Write what all ranks share; on one of them."""
     for stem, tensors in checkpoint.weights.items():
         save_weights(tensors, partial / f"{stem}.safetensors", checkpoint.frozen)
-    torch.save(checkpoint.training, partial / "training.pt")
+    _save_state(checkpoint.training, partial / "training.pt")
 
 
 def write_rank(own: Mapping[str, Any], partial: Path, rank: int) -> None:
     """Write what one rank has for itself; the file bears its name only when it is whole."""
     unfinished = partial / f".rank_{rank}.unfinished"
-    torch.save(own, unfinished)
+    _save_state(own, unfinished)
     unfinished.rename(partial / f"rank_{rank}.pt")
+
+
+def _save_state(state: Mapping[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        if "inline_container" not in str(error):  # where torch notices that a write came out short
+            raise
+        raise OSError(errno.ENOSPC, f"only a part of {path.name} could be written") from None
 
 
 def publish(partial: Path, final: Path, global_step: int, **notes: Any) -> None:

@@ -133,7 +133,11 @@ class PlannedLoader:
 
     def is_padding(self, position: int) -> bool:
         """Whether this rank's batch at `position` only keeps it in step with the others."""
-        return self._rank >= len(self._round(position))
+        return not self._is_complete(position) and self._rank >= len(self._round(position))
+
+    def _is_complete(self, position: int) -> bool:
+        """Whether the plan has a batch for every rank at `position`: only the last round may lack some."""
+        return (position + 1) * self._world_size <= len(self._plan)
 
     def _round(self, position: int) -> list[Indices]:
         """What the ranks read at `position`; fewer than them only where there are fewer samples."""
@@ -146,9 +150,8 @@ class PlannedLoader:
         return batches
 
     def _indices(self, position: int) -> Indices:
-        first = position * self._world_size
-        if len(self._plan) - first >= self._world_size:
-            return self._plan[first + self._rank]
+        if self._is_complete(position):
+            return self._plan[position * self._world_size + self._rank]
         batches = self._round(position)
         return batches[self._rank] if self._rank < len(batches) else batches[0][:1]
 
@@ -158,13 +161,19 @@ class PlannedLoader:
             yield keys[0] if self._unbatched else keys
 
     def _keys_at(self, position: int) -> list[Key]:
+        indices = self._indices(position)
+        if not self._reader.draws:
+            return [(index, 0) for index in indices]
+        of_pass = mix(self._seed, self._number)
+        if all(type(index) is int for index in indices):
+            return [(index, mix(index, start=of_pass)) for index in indices]
         keys: list[Key] = []
-        for place, index in enumerate(self._indices(position)):
+        for place, index in enumerate(indices):
             # A sampler may hand out whole cuts instead of numbers: those go by their place in the plan.
             number = int(index) if isinstance(index, Integral) else mix(position * self._world_size + self._rank, place)
             # One that comes again in a pass says so, to be drawn anew.
             visit = getattr(index, "visit", 0)
-            keys.append((index, mix(self._seed, self._number, number, *([visit] if visit else []))))
+            keys.append((index, mix(number, *([visit] if visit else []), start=of_pass)))
         return keys
 
 

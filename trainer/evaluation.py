@@ -38,7 +38,9 @@ def evaluate(
         call(f"on_{stage}_epoch_start")
         for batch, batch_idx, is_padding in batches:
             if is_padding:  # only keeps a sharded model's ranks in step
+                trainer._meters = _meters(trainer)
                 step(batch, batch_idx)
+                trainer._meters = meters
                 continue
             call(f"on_{stage}_batch_start", batch, batch_idx)
             output = _as_output(step(batch, batch_idx))
@@ -60,10 +62,12 @@ def predict(trainer: Trainer, loader: Any) -> list[Any]:
         call("on_predict_start")
         call("on_predict_epoch_start")
         for batch, batch_idx, is_padding in batches:
+            if is_padding:
+                trainer.predict_step(batch, batch_idx)
+                continue
             call("on_predict_batch_start", batch, batch_idx)
             output = trainer.predict_step(batch, batch_idx)
-            if not is_padding:
-                predicted.append((batch_idx, rank, list(output) if isinstance(output, (list, tuple)) else [output]))
+            predicted.append((batch_idx, rank, list(output) if isinstance(output, (list, tuple)) else [output]))
             call("on_predict_batch_end", output, batch, batch_idx)
         call("on_predict_epoch_end")
         call("on_predict_end")
@@ -81,7 +85,7 @@ def _evaluating(
     """Eval mode, no gradients, meters and random numbers of its own; all as before at the end."""
     modes = {module: module.training for module in trainer.unwrapped_model.modules()}
     before = trainer.model, trainer._meters, trainer._prefix
-    trainer._meters, trainer._prefix = Meters(trainer.device, trainer.accelerator.num_processes), _PREFIXES[stage]
+    trainer._meters, trainer._prefix = _meters(trainer), _PREFIXES[stage]
     if not trainer.is_sharded:
         trainer.model = trainer.unwrapped_model  # DDP would broadcast buffers at every forward
     trainer.unwrapped_model.eval()
@@ -133,6 +137,10 @@ def _leave_if_asked_to(trainer: Trainer, agreement: Agreement, num_batches: int)
     _, interruption.agreed = agreement.exchange(num_batches, False, interruption.received)
     if interruption.agreed:
         raise BrokenOff
+
+
+def _meters(trainer: Trainer) -> Meters:
+    return Meters(trainer.device, trainer.accelerator.num_processes)
 
 
 def _as_output(result: Any) -> StepOutput:

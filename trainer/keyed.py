@@ -42,7 +42,7 @@ def told(error: BadSample) -> dict[str, str | None]:
 class KeyedDataset(Dataset):
     """Reads the samples of a batch by their keys `(index, seed)`: the generators are seeded before each.
 
-    A dataset with a true `deterministic` attribute draws nothing and is spared the seeding.
+    A dataset with a true `deterministic` attribute draws nothing and is spared the seeding (`draws` is False).
 
     Args:
         skip_bad: leave out what raises `BadSample`, instead of ending the run.
@@ -55,7 +55,7 @@ class KeyedDataset(Dataset):
     ) -> None:
         self.dataset = dataset
         self._skip_bad, self._collate, self._makes_batches = skip_bad, collate, makes_batches
-        self._keyed = not getattr(dataset, "deterministic", False)
+        self.draws = not getattr(dataset, "deterministic", False)
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ class KeyedDataset(Dataset):
         """The batch of `keys`. An error of the user's comes as a sentence: out of a worker it would be a traceback."""
         if torch.utils.data.get_worker_info() is not None:  # its generators and its one thread serve nothing else
             return self._load_or_tell(keys)
-        before = cpu_state() if self._keyed else None
+        before = cpu_state() if self.draws else None
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # for a clip's small tensors more are slower, ten times and over where cores are busy
         try:
@@ -126,11 +126,11 @@ class KeyedDataset(Dataset):
         return samples
 
     def _read(self, index: Any, seed: int) -> Any:
-        if self._keyed:
+        if self.draws:
             seed_cpu(seed)
         return self.dataset[index]
 
 
-def as_is(loaded: Loaded) -> Loaded:
+def as_is(loaded: Any) -> Any:
     """The `collate_fn` of a loader over a `KeyedDataset`, which has collated already."""
     return loaded

@@ -92,10 +92,8 @@ def load_pretrained(
     given = _renamed(_read(file), rename or {}, file)
     frozen = {name: digest for name, digest in _frozen(file).items() if is_asked_for(name)}
     given |= checkpoints.held_tensors(model, frozen, str(file))
-    for key, patterns in (("include", wanted), ("exclude", unwanted)):
-        for pattern in patterns:
-            if not any(pattern.match(name) for name in (*own, *given)):
-                raise UserError(f"pretrained.{key}: {pattern.pattern!r} matches no tensor of {file} or of the model")
+    _refuse_idle("include", wanted, (*own, *given), file)
+    _refuse_idle("exclude", unwanted, (*own, *given), file)
     report = LoadReport(str(file))
     shared = {name: tensor for name, tensor in given.items() if name in own and is_asked_for(name)}
     remapped, report.rows = _for_new_vocabulary(shared, own, remap_rows or {}, file)
@@ -143,6 +141,12 @@ def load_trained(model: nn.Module, checkpoint: Path, pretrained: str | Path | Ma
     if pretrained is not None and checkpoints.read_frozen(checkpoints.weights_file(checkpoint)):
         load_pretrained_from(model, pretrained)
     checkpoints.load_weights(model, checkpoint)
+
+
+def _refuse_idle(key: str, patterns: Sequence[re.Pattern[str]], names: Sequence[str], file: Path) -> None:
+    for pattern in patterns:
+        if not any(pattern.match(name) for name in names):
+            raise UserError(f"pretrained.{key}: {pattern.pattern!r} matches no tensor of {file} or of the model")
 
 
 def _refuse_misfits(report: LoadReport, missing: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +31,7 @@ from trainer.loss_levels import Spike
 from trainer.optimization import OptimizerUnit
 from trainer.step import StepOutput
 from utils.errors import UserError
-from utils.io import write_json
+from utils.io import replacing, write_json
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
@@ -137,19 +138,19 @@ class FiniteGuard:
             gradient = torch.ones_like(losses)
         else:
             norm = unit.gradient_norm() if grad_norm is None else grad_norm
-            gradient = torch.isfinite(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)  # sharded: whole
+            gradient = torch.isfinite(norm)
         return self._agree(losses, gradient)
 
     @torch.no_grad()
     def _are_weights_finite(self) -> bool:
         model = self._trainer.unwrapped_model
-        parts = [local(p) for p in model.parameters() if p.is_floating_point()]
+        parts = [_local(p) for p in model.parameters() if p.is_floating_point()]
         weights = [part for part in parts if part.numel()]  # a rank may have no part of a small one
         # The extremes show what is not finite, and cost a CPU a tenth of an infinity norm.
         extremes = [torch.stack(torch.aminmax(weight)) for weight in weights]
         checks = [torch.isfinite(torch.stack(extremes)).all()] if extremes else []
         # A mask may well hold -inf, but nothing is meant to be not-a-number.
-        checks += [~torch.isnan(local(b)).any() for b in self._buffers if b.is_floating_point() and b.numel()]
+        checks += [~torch.isnan(_local(b)).any() for b in self._buffers if b.is_floating_point() and b.numel()]
         return not checks or self._agree(torch.stack(checks).all())[0]
 
     def _agree(self, *are_finite: Tensor) -> list[bool]:
@@ -250,22 +251,28 @@ class FiniteGuard:
                 "update %d: %s; epoch %d, batch %d, ids: %s",
                 trainer.global_step, reason, trainer.epoch, step.batch_idx, ", ".join(ids(batch)) or "none",
             )  # fmt: skip
-            if trainer.exp_dir is None or trainer.fast_dev_run:
-                continue
-            folder = trainer.exp_dir / "bad_batches"
-            folder.mkdir(exist_ok=True)
-            rank = trainer.accelerator.process_index
-            stem = f"step_{trainer.global_step:08d}_batch_{step.batch_idx}_rank_{rank}"
-            torch.save(storable(batch), folder / f"{stem}.pt")
-            told = {"reason": reason, "loss": float(step.loss), "epoch": trainer.epoch, "batch_idx": step.batch_idx}
-            write_json(folder / f"{stem}.json", told | describe(batch))
+            if trainer.exp_dir is not None and not trainer.fast_dev_run:
+                try:
+                    self._write(trainer.exp_dir / "bad_batches", reason, step, batch)
+                except (OSError, RuntimeError) as error:  # torch.save raises the latter where a disk is full
+                    logger.warning("the batch could not be written: %s", error)
+
+    def _write(self, folder: Path, reason: str, step: _MicroStep, batch: Any) -> None:
+        folder.mkdir(exist_ok=True)
+        trainer = self._trainer
+        rank = trainer.accelerator.process_index
+        stem = f"step_{trainer.global_step:08d}_batch_{step.batch_idx}_rank_{rank}"
+        with replacing(folder / f"{stem}.pt") as temporary:
+            torch.save(storable(batch), temporary)
+        told = {"reason": reason, "loss": float(step.loss), "epoch": trainer.epoch, "batch_idx": step.batch_idx}
+        write_json(folder / f"{stem}.json", told | describe(batch))
 
     def _pointer(self) -> str:
         exp_dir = self._trainer.exp_dir
-        has_some = exp_dir is not None and (exp_dir / "bad_batches").is_dir()
+        has_some = exp_dir is not None and any((exp_dir / "bad_batches").glob("*.pt"))
         return f"; the batch is in {exp_dir}/bad_batches" if has_some else ""
 
 
-def local(tensor: Tensor) -> Tensor:
+def _local(tensor: Tensor) -> Tensor:
     """This rank's part of a sharded tensor."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor

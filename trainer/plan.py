@@ -25,6 +25,8 @@ class Plan(Sequence[Indices]):
         return self._length
 
     def __getitem__(self, g: int) -> Indices:  # type: ignore[override]
+        if not 0 <= g < self._length:
+            raise IndexError(f"batch {g} of {self._length}")  # what ends a `for`
         piece = self._order[g * self._batch_size : (g + 1) * self._batch_size]
         return piece.tolist() if isinstance(piece, torch.Tensor) else list(piece)
 

@@ -13,9 +13,13 @@ import torch
 _MASK = (1 << 64) - 1
 
 
-def mix(*keys: int) -> int:
-    """A 64-bit hash of integers (the finaliser of splitmix64, Steele et al. 2014), for use as a seed."""
-    state = 0
+def mix(*keys: int, start: int = 0) -> int:
+    """A 64-bit hash of integers (the finaliser of splitmix64, Steele et al. 2014), for use as a seed.
+
+    Args:
+        start: the hash of keys that come before: `mix(a, b) == mix(b, start=mix(a))`.
+    """
+    state = start
     for key in keys:
         state = (state ^ (key & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
         state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK

@@ -58,6 +58,7 @@ def _load_unit_state(trainer: Trainer, unit: OptimizerUnit, state: Mapping[str, 
         unit.torch_optimizer.load_state_dict(state["optimizer"])
     if unit.scheduler is not None and "scheduler" in state:
         unit.scheduler.load_state_dict(state["scheduler"])
+        unit.torch_optimizer._opt_called = True  # by the run that was saved: torch warns of schedules that go ahead
 
 
 def resume(trainer: Trainer) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch import Tensor
 
 from trainer import checkpoint as checkpoints
@@ -208,7 +209,7 @@ class _Save:
         except _PeerFailed as error:
             return str(error)
         except Exception as error:
-            is_expected = isinstance(error, OSError)
+            is_expected = isinstance(error, (OSError, SafetensorError))
             logger.warning("rank %d can not save: %s", self._rank, error, exc_info=None if is_expected else error)
             return _describe(error, self._partial.parent)
         return None

@@ -6,6 +6,7 @@ Only the main process has trackers. A tracker in YAML is a partial; the Trainer 
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 import wave
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 
 from utils.imports import require
+
+logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
@@ -34,15 +37,25 @@ class Tracker(Protocol):
 
 
 class JsonlTracker:
-    """`exp_dir/metrics.jsonl`, one JSON object a line: step, epoch, time (unix seconds), then the metrics."""
+    """`exp_dir/metrics.jsonl`, one JSON object a line: step, epoch, time (unix seconds), then the metrics.
+
+    A disk that is full for a while costs nothing: lines wait in the file's buffer.
+    """
 
     def __init__(self, exp_dir: Path) -> None:
         self.path = exp_dir / "metrics.jsonl"
         self._file = self.path.open("a", buffering=1)
+        self._is_behind = False
 
     def log(self, metrics: Mapping[str, float], step: int, epoch: int) -> None:
         line = {"step": step, "epoch": epoch, "time": round(time.time(), 3), **metrics}
-        self._file.write(json.dumps(line) + "\n")
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._is_behind = False
+        except OSError as error:
+            if not self._is_behind:
+                logger.warning("can not write %s: %s; tried again at the next log", self.path, error)
+            self._is_behind = True
 
     def log_hyperparameters(self, config: Mapping[str, Any]) -> None:
         """Nothing to do: `exp_dir/config.yaml` holds them."""
@@ -59,7 +72,10 @@ class JsonlTracker:
         self._file = self.path.open("a", buffering=1)
 
     def close(self) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            logger.error("the last lines of %s are lost: %s", self.path, error)
 
 
 def _step_of(line: str, default: int) -> int:

@@ -210,8 +210,9 @@ class Trainer(Hooks):
         return self.state.global_step
 
     def log(self, name: str, total: Tensor | float, count: Tensor | int = 1) -> None:
-        """Add the sum of `count` items to the mean `name` of the stage that is running."""
-        self._meters.add(self._prefix + name, total, count)
+        """Add the sum of `count` items to the mean `name` of the stage; nothing for a batch that is only padding."""
+        if self._prefix != "train/" or not self.stream.is_padding:
+            self._meters.add(self._prefix + name, total, count)
 
     def log_files(self, files: Mapping[str, Path]) -> None:
         """Show pictures (.png) and sounds (.wav) in the trackers."""
@@ -445,10 +446,13 @@ class Trainer(Hooks):
         if not self.guard.accepts_weights():
             return
         before, state.last_validated_step = state.last_validated_step, state.global_step
+        self.bad_samples.settle()
+        account = self.bad_samples.state_dict()
         try:
             loaders, limit = self._val_dataloaders, self.limit_val_batches
             metrics = evaluation.evaluate(self, "validation", loaders, limit, heeds_signals=True)
         except evaluation.BrokenOff:
+            self.bad_samples.load_state_dict(account)
             leave_validation(self, before)
         self._publish(metrics)
         for unit in self.units.values():

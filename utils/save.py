@@ -38,7 +38,7 @@ _PACKAGES = (
 )
 
 # What a run that begins anew must not find of the one before it.
-_LEFTOVERS = ("checkpoints", "metrics.jsonl", "tensorboard", "wandb_id.txt", "bad_samples.jsonl")
+_LEFTOVERS = ("checkpoints", "metrics.jsonl", "tensorboard", "wandb_id.txt", "bad_samples.jsonl", "bad_batches")
 
 
 def resolve_exp_dir(config: DictConfig, name: str) -> Path:

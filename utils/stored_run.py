@@ -38,13 +38,13 @@ class StoredRun:
         Raises:
             UserError: the run has no such setting.
         """
-        changes = OmegaConf.masked_copy(changes, [name for name, value in changes.items() if value is not None])
+        changes = OmegaConf.masked_copy(changes, [str(name) for name, value in changes.items() if value is not None])
         if not changes:
             return self
         known = self.config.get(key) or {}
-        for name in changes:
+        for name in map(str, changes):
             if name not in known:
-                raise UserError(f"{key}.{name}: the run has no such setting{did_you_mean(str(name), list(known))}")
+                raise UserError(f"{key}.{name}: the run has no such setting{did_you_mean(name, list(known))}")
         config = deepcopy(self.config)
         config[key] = OmegaConf.merge(known, changes)
         return StoredRun(self.exp_dir, config)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from tests.trainer.test_resume import PullThePlug, Unplugged
 from tests.trainer.tiny import SGD, Vectors, VectorTrainer, linear
+from trainer import Callback
 from trainer.callbacks import ModelCheckpoint
 from trainer.data import PlannedLoader
 from utils.errors import BadSample, UserError
@@ -73,6 +74,28 @@ def test_validation_counts_only_what_it_could_read():
         for loader in (rotten(12, (1, 4, 5, 6, 7), 4), usable)
     )
     assert whole == rest
+
+
+def test_what_a_step_logs_of_samples_that_stand_in_is_not_counted():
+    class Logs(VectorTrainer):
+        def training_step(self, batch, batch_idx):
+            self.log("index", batch["index"].sum(), len(batch["index"]))
+            return super().training_step(batch, batch_idx)
+
+    loader = rotten(12, (4, 5, 6, 7), 4)
+    trainer = Logs(linear(), loader, SGD, None, None, loader, epochs=1, max_bad_fraction=0.5)
+    trainer.fit()
+    assert trainer.metrics["train/index"] == trainer.metrics["val/index"] == sum([0, 1, 2, 3, 8, 9, 10, 11]) / 8
+
+
+def test_predictions_of_samples_that_stand_in_reach_no_callback():
+    class Seen(Callback):
+        def on_predict_batch_end(self, trainer, output, batch, batch_idx):
+            seen.extend(output)
+
+    seen: list[int] = []
+    predicted = VectorTrainer(linear(), callbacks=[Seen()], max_bad_fraction=0.5).predict(rotten(12, (4, 5, 6, 7), 4))
+    assert seen == predicted == [0, 1, 2, 3, 8, 9, 10, 11]
 
 
 def test_prediction_leaves_out_what_it_can_not_read():

@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 
 from tests.trainer.tiny import loader
 from trainer.data import BatchStream, PlannedLoader, plan_loader
+from trainer.plan import Plan
 from utils.errors import UserError
 
 
@@ -34,6 +35,14 @@ def draws(num_items: int, batch_size: int, **settings) -> DataLoader:
 def walk(planned, number: int = 0, cursor: int = 0) -> list:
     planned.start(number, cursor)
     return [loaded.batch for loaded in planned]
+
+
+def test_a_plan_comes_to_an_end():
+    assert list(Plan(range(10), 4, drop_last=False)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert list(Plan(torch.arange(10), 4, drop_last=True)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    for beyond in (2, -1):
+        with pytest.raises(IndexError, match=f"batch {beyond} of 2"):
+            Plan(range(10), 4, drop_last=True)[beyond]
 
 
 def test_shuffled_order_is_a_function_of_seed_and_pass():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -159,6 +160,22 @@ def test_a_killed_rank_is_restarted_by_torchrun_and_the_job_ends_as_if_undisturb
     assert "resumed from" in stderr
     ranks = start_two(tmp_path / "whole")
     assert [end(rank)[0] for rank in ranks] == [0, 0]
+    assert_same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "accumulation"), [(0, 1), (2, 4)])
+def test_a_run_killed_at_random_batches_and_started_again_ends_bit_identical(tmp_path, workers, accumulation):
+    """A few kills; `benchmarks/kill_and_resume.py` has the hundred."""
+    settings = {"workers": workers, "accumulation": accumulation}
+    make(tmp_path / "whole", **settings).fit()
+    last = 24 // accumulation
+    steps = sorted(random.sample(range(1, last), 2))
+    for step in steps:
+        process = start(tmp_path / "run", faults=[("SIGKILL", step)], auto_resume=True, **settings)
+        assert end(process)[0] == -signal.SIGKILL, steps
+    code, stderr = end(start(tmp_path / "run", auto_resume=True, **settings))
+    assert code == 0, (steps, stderr)
     assert_same(tmp_path / "whole", tmp_path / "run")
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.trainer.faulty import make
+from tests.trainer.test_bad_samples import named_in, rotten
 from tests.trainer.test_resume import assert_same
 from tests.trainer.tiny import SGD, VectorTrainer, linear, loader
 from trainer import Callback
@@ -112,6 +113,23 @@ def test_a_run_that_was_to_end_with_that_validation_still_does(tmp_path):
     with pytest.raises(Interrupted):
         run("run", 7)
     assert run("run", -1, auto_resume=True).global_step == 7
+
+
+def test_bad_samples_of_a_validation_done_twice_count_once(tmp_path):
+    def run(name, at, batch_idx=0):
+        validation = {"near": rotten(16, (1,)), "far": rotten(16, (2, 6))}
+        trainer = VectorTrainer(linear(), rotten(64, (3, 40)), SGD, None, None, validation, epochs=1, auto_resume=True,
+                                exp_dir=tmp_path / name, callbacks=[Hurt(at, batch_idx)], val_every_n_steps=5,
+                                log_every_n_steps=3)  # fmt: skip
+        trainer.fit()
+        return trainer
+
+    whole = run("whole", -1)
+    for at, batch_idx in ((5, 0), (10, 2)):  # in the first loader, and behind its bad sample
+        with pytest.raises(Interrupted):
+            run("run", at, batch_idx)
+    assert run("run", -1).bad_samples.state_dict() == whole.bad_samples.state_dict()
+    assert sorted(line["id"] for line in named_in(tmp_path / "run")) == ["1", "2", "3", "40", "6"]
 
 
 def test_a_sanity_check_and_a_validation_alone_are_not_broken_off(tmp_path):

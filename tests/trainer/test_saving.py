@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import resource
 import signal
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.trainer.test_bad_samples import rotten
 from tests.trainer.test_resume import PullThePlug, Unplugged, assert_same, make
 from tests.trainer.tiny import SGD, VectorTrainer, linear, loader
 from trainer import Callback, saving
@@ -197,6 +199,33 @@ def test_who_saves_by_hand_hears_of_a_failure(tmp_path, monkeypatch):
         trainer.save_checkpoint()
 
 
+def test_a_disk_that_is_full_at_a_log_a_bad_sample_and_a_bad_batch_ends_no_run(tmp_path, caplog):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class Spoilt(VectorTrainer):
+        def training_step(self, batch, batch_idx):
+            output = super().training_step(batch, batch_idx)
+            output.loss = output.loss * (float("nan") if 5 in batch["index"] else 1.0)
+            return output
+
+        def on_train_batch_start(self, batch, batch_idx):
+            limit = 8 if batch_idx < 4 else soft
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+
+    data = rotten(32, (2,))
+    try:
+        trainer = Spoilt(linear(), data, SGD, exp_dir=tmp_path, max_steps=6, log_every_n_steps=1, on_non_finite="skip")
+        trainer.fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert caplog.text.count("tried again at the next log") == 1
+    assert "can not write bad_samples.jsonl" in caplog.text
+    assert "the batch could not be written" in caplog.text
+    assert trainer.state.num_non_finite == 1
+
+
 def test_a_real_limit_of_the_system_is_survived(tmp_path, caplog):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -213,6 +242,8 @@ def test_a_real_limit_of_the_system_is_survived(tmp_path, caplog):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert steps(tmp_path) == [1, 4, 5, 6]
+    assert "Traceback" not in caplog.text
+    assert "step_00000002 could not be written: [Errno 28] only a part of " in caplog.text
     assert all(not verify(folder) for _, folder in step_folders(tmp_path / "checkpoints"))
     assert "step_00000002 could not be written" in caplog.text
 

@@ -54,6 +54,24 @@ def test_refuses_a_target_that_is_not_on_the_list(target):
 
 
 @pytest.mark.parametrize(
+    "config",
+    [
+        {"_target_": "os.mkdir", "path": "x"},
+        {"a": {"_target_": "os.mkdir", "_partial_": True, "path": "x"}},
+        {"a": {"_target_": "hydra.utils.get_method", "path": "os.mkdir"}},
+        {"a": [{"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "os.mkdir", "_args_": ["x"]}]}]},
+    ],
+)
+def test_refuses_it_on_top_as_a_partial_by_a_detour_and_as_an_argument_and_nothing_has_run(
+    tmp_path, monkeypatch, config
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"_target_: .* is not among what a stored config may build"):
+        instantiate_untrusted(OmegaConf.create(config))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
     "target",
     [
         "torch.nn.modules.module.os.system",

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, validated and saved in their stead."""
+"""An exponential moving average of the weights, validated in their stead and saved beside them."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class ExponentialMovingAverage(Callback):
         self._num_updates = 0
         self._average: dict[str, Tensor] = {}
         self._live: dict[str, Tensor] = {}
+        self._averaged: list[str] = []  # names; the others are copied
+        self._copied: list[str] = []
         self._is_swapped = False
 
     def on_fit_start(self, trainer: Trainer) -> None:
@@ -39,6 +41,8 @@ class ExponentialMovingAverage(Callback):
 
     def on_train_start(self, trainer: Trainer) -> None:
         self._live = saved_tensors(trainer.unwrapped_model)
+        self._averaged = [n for n, t in self._live.items() if isinstance(t, nn.Parameter) and t.is_floating_point()]
+        self._copied = [name for name in self._live if name not in set(self._averaged)]
         if not self._average:
             self._average = {name: tensor.detach().clone() for name, tensor in self._live.items()}
 
@@ -48,34 +52,29 @@ class ExponentialMovingAverage(Callback):
             return
         self._num_updates = trainer.global_step
         decay = min(self._decay, (1 + self._num_updates) / (10 + self._num_updates))
-        averaged: list[Tensor] = []
-        current: list[Tensor] = []
-        for name, tensor in self._live.items():
-            if isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
-                averaged.append(self._average[name])
-                current.append(tensor)
-            else:
-                self._average[name].copy_(tensor)
-        torch._foreach_lerp_(averaged, current, 1.0 - decay)
+        average, live = self._average, self._live
+        torch._foreach_lerp_([average[n] for n in self._averaged], [live[n] for n in self._averaged], 1.0 - decay)
+        for name in self._copied:
+            average[name].copy_(live[name])
 
     def on_validation_start(self, trainer: Trainer) -> None:
-        self._swap(trainer)
+        self._swap()
 
     def on_validation_end(self, trainer: Trainer) -> None:
-        self._swap(trainer)
+        self._swap()
 
     def on_test_start(self, trainer: Trainer) -> None:
-        self._swap(trainer)
+        self._swap()
 
     def on_test_end(self, trainer: Trainer) -> None:
-        self._swap(trainer)
+        self._swap()
 
     def on_exception(self, trainer: Trainer, error: BaseException) -> None:
         if self._is_swapped:
-            self._swap(trainer)
+            self._swap()
 
     @torch.no_grad()
-    def _swap(self, trainer: Trainer) -> None:
+    def _swap(self) -> None:
         if not self._average:  # the sanity check comes before there is one
             return
         for name, tensor in self._live.items():
