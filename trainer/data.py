@@ -296,6 +296,7 @@ class BatchStream:
         self.number, self.cursor = 0, 0
         self.is_padding = False
         self.wait_seconds = 0.0
+        self.cpu_seconds = 0.0  # of reading, here or in workers; of a stream it is not known
         self.iterator: Generator[Loaded, None, None] | None = None
         self._source_state: dict[str, Any] | None = None
 
@@ -349,6 +350,7 @@ class BatchStream:
     def _take(self, loaded: Loaded) -> Batch:
         self.is_padding = loaded.is_substitute or self._loader.is_padding(self.cursor)
         self.cursor += 1
+        self.cpu_seconds += loaded.cpu_seconds
         self._on_loaded(loaded)
         return self._to_device(loaded.batch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ class Loaded(NamedTuple):
         bad: `{"id", "source", "reason", "detail"}` of those left out.
         is_substitute: none of its own could be used: others stand in, only to keep ranks in step.
         error: a sentence that ends the run.
+        cpu_seconds: what reading and collating it cost, on one core.
     """
 
     batch: Any
@@ -32,6 +34,7 @@ class Loaded(NamedTuple):
     bad: list[dict[str, str | None]]
     is_substitute: bool = False
     error: str | None = None
+    cpu_seconds: float = 0.0
 
 
 def told(error: BadSample) -> dict[str, str | None]:
@@ -81,10 +84,12 @@ class KeyedDataset(Dataset):
                 set_cpu_state(before)
 
     def _load_or_tell(self, keys: list[Key]) -> Loaded:
+        started = time.thread_time()
         try:
-            return self._load(keys)
+            loaded = self._load(keys)
         except UserError as error:
             return Loaded(None, len(keys), [], error=str(error))
+        return loaded._replace(cpu_seconds=time.thread_time() - started)
 
     def _load(self, keys: list[Key]) -> Loaded:
         if self._makes_batches:

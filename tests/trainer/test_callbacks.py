@@ -112,6 +112,7 @@ def test_learning_rates_and_throughput_are_logged():
     assert metrics["lr"] == 0.05
     assert metrics["perf/steps_per_s"] > 0
     assert 0 <= metrics["perf/data_wait"] <= 1
+    assert 0 < metrics["perf/data_cpu"] <= 1
     assert metrics["perf/indices_per_s"] > 0
     assert 0.01 < metrics["perf/memory_gib"] < 100
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class Throughput(Callback):
-    """At each log: `perf/steps_per_s`, `perf/data_wait` (share of the time), `perf/memory_gib`; validation left out.
+    """At each log: `perf/steps_per_s`, `perf/data_wait`, `perf/data_cpu`, `perf/memory_gib`; validation left out.
+
+    `data_wait` is the share of the time that the loop waited for batches; `data_cpu` what reading them cost, in cores
+    kept busy, here or in workers (0 for a stream, of which it is not known).
 
     Args:
         size_key: a tensor of the batch whose sum says how much was processed (`audio_lens`); None: not measured.
@@ -45,6 +48,7 @@ class Throughput(Callback):
         seconds = max(time.perf_counter() - self._started - self._away, 1e-9)
         metrics["perf/steps_per_s"] = (trainer.global_step - self._first_step) / seconds
         metrics["perf/data_wait"] = (trainer.stream.wait_seconds - self._first_wait) / seconds
+        metrics["perf/data_cpu"] = (trainer.stream.cpu_seconds - self._first_cpu) / seconds
         if self._size_key is not None:
             size = torch.as_tensor(self._size, dtype=torch.float64, device=trainer.device)
             total = trainer.accelerator.reduce(size) if not trainer.is_alone else size
@@ -54,7 +58,8 @@ class Throughput(Callback):
 
     def _restart(self, trainer: Trainer) -> None:
         self._started, self._away, self._size = time.perf_counter(), 0.0, 0
-        self._first_step, self._first_wait = trainer.global_step, trainer.stream.wait_seconds
+        self._first_step = trainer.global_step
+        self._first_wait, self._first_cpu = trainer.stream.wait_seconds, trainer.stream.cpu_seconds
 
 
 def _memory(device: torch.device) -> int:
