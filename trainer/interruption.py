@@ -7,6 +7,7 @@ A stopped run exits with 128 + the signal's number, as a shell would say it: SIG
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_AGREEMENTS = 2.0
 _UPDATES_BETWEEN_AGREEMENTS = 1000
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Interrupted(SystemExit):
@@ -78,16 +80,22 @@ def spare_worker() -> None:
     """In a data worker: leave stopping to the trainer, as launchers send a signal to the whole process group.
 
     Only the trainer's own SIGTERM is obeyed, and at once: the worker may hang on a queue whose other user was killed.
+    It also ends with the trainer. torch's own watch over that misses a trainer killed before the worker looked first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # a handler is not told who sent it
-    threading.Thread(target=_obey_parent, args=(os.getppid(),), name="sigterm", daemon=True).start()
+    threading.Thread(target=_obey_parent, name="sigterm", daemon=True).start()
 
 
-def _obey_parent(parent: int) -> None:
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
-        pass
+def _obey_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    is_child = os.getppid() == parent.pid  # else of a fork server's, or of a trainer that is gone already
+    while (os.getppid() == parent.pid) if is_child else parent.is_alive():
+        received = signal.sigtimedwait([signal.SIGTERM], _SECONDS_BETWEEN_LOOKS)
+        if received is not None and received.si_pid == parent.pid:
+            break
     os._exit(0)
 
 

@@ -182,6 +182,37 @@ def test_a_run_killed_at_random_batches_and_started_again_ends_bit_identical(tmp
 # -------------------------------------------------------------------------------------------------------------- workers
 
 
+ORPHAN = """
+import multiprocessing, os, signal, sys, time
+from trainer.interruption import spare_worker
+
+def work(late):
+    if late:
+        time.sleep(0.5)  # the parent is gone before we look
+    spare_worker()
+    time.sleep(100)
+
+if __name__ == "__main__":
+    worker = multiprocessing.get_context(sys.argv[1]).Process(target=work, args=(sys.argv[2] == "late",))
+    worker.start()
+    print(worker.pid, flush=True)
+    if sys.argv[2] != "late":
+        time.sleep(1.0 if sys.argv[1] == "fork" else 6.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "when"), [("fork", "early"), ("fork", "late"), ("spawn", "early")])
+def test_a_worker_does_not_outlive_its_trainer(tmp_path, method, when):
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(tmp_path / "orphan.py"), method, when]
+    # The worker holds the pipes open: this returns when it has ended, and fails where it sleeps on.
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, "")
+
+
 @pytest.mark.slow
 def test_a_killed_worker_is_told_in_one_sentence_and_the_run_can_go_on(tmp_path):
     make(tmp_path / "whole").fit()
