@@ -1,0 +1,5 @@
+"""Speech recognition: encoders, heads, and the model that joins them."""
+
+from components.models.asr.types import Encoded, HeadOutput, Hypothesis
+
+__all__ = ["Encoded", "HeadOutput", "Hypothesis"]
