@@ -50,6 +50,7 @@ class Demonstration(Callback):
         self._share = 0.0  # of the clips, in this validation
         self._shown: dict[int, tuple[str, str, np.ndarray, int]] = {}  # by the clips' keys
         self._embeddings: dict[str, list[np.ndarray]] = {"made": [], "real": []}
+        self._closing_line: str | None = None
 
     def on_validation_start(self, trainer: Any) -> None:
         self._share, self._shown, self._embeddings = 0.0, {}, {"made": [], "real": []}
@@ -117,7 +118,13 @@ class Demonstration(Callback):
         scores = {name: value for name, value in trainer.metrics.items() if name.startswith("val/")}
         write_json(folder / "scores.json", scores | {"made_by": self._settings()})
         trainer.log_files(files | {"samples/spectrograms": folder / "spectrograms.png"})
+        reached = "  ".join(f"{name[4:]} {value:.4g}" for name, value in scores.items() if "loss" not in name)
+        self._closing_line = f"{reached}\n  sounds and their spectrograms: {folder}"
         self._shown = {}
+
+    def on_fit_end(self, trainer: Any) -> None:
+        if self._closing_line is not None:
+            logger.info("%s", self._closing_line)
 
     def _settings(self) -> dict[str, Any]:
         p = self._predictor
