@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -44,6 +44,7 @@ class Trainer(Hooks):
         val_dataloader: a loader, or a mapping name -> loader (metrics: `val/<name>/<metric>`); likewise for test.
         max_time: seconds, or "HH:MM:SS", or "DD:HH:MM:SS".
         epoch_length: batches per epoch and rank, over an endless walk through the data; None: the loader's.
+        parameter_groups: `(model) -> parameter groups` for an optimizer; None: all that train, in one.
         lr_scheduler_interval: "step" (update) or "epoch"; a schedule that wants a metric gets `lr_scheduler_monitor`.
         val_every_n_epochs: below 1, a fraction of an epoch. Neither cadence given: once an epoch.
         overfit_batches: train on the first n batches over and over, and validate on them.
@@ -89,6 +90,7 @@ class Trainer(Hooks):
     warmup_epochs: float | None = None
     lr_scheduler_interval: str = "step"
     lr_scheduler_monitor: str = "val/loss"
+    parameter_groups: Callable[[nn.Module], Any] | None = None
 
     log_every_n_steps: int = 50
     val_every_n_steps: int | None = None
@@ -193,6 +195,8 @@ class Trainer(Hooks):
 
     def parameters_to_optimize(self, module: nn.Module) -> Any:
         """What an optimizer is given: parameters, or parameter groups."""
+        if self.parameter_groups is not None:
+            return self.parameter_groups(module)
         return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -39,3 +40,9 @@ def write_json(path: Path, content: Any) -> None:
 def write_jsonl(path: Path, records: list[dict[str, Any]]) -> None:
     """Write one JSON object a line, atomically."""
     write_text(path, "".join(json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records))
+
+
+def file_name(name: str) -> str:
+    """An id as the name of a file: what may not be in one becomes `_`, and a hash keeps two ids apart."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:100].lstrip(".")
+    return safe if safe == name else f"{safe}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"

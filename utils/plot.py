@@ -49,6 +49,35 @@ def _draw_spectrogram(axes: Any, waveform: np.ndarray, sample_rate: int) -> None
     axes.set_facecolor("black")  # digital silence has no level to draw
 
 
+def save_heatmaps(panels: Sequence[tuple[np.ndarray, str]], path: Path, columns: int = 4) -> None:
+    """A sheet of matrices `[rows, columns]` with their titles, row 0 on top."""
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.8 * columns, 2.6 * rows), layout="constrained")
+    for number, (matrix, title) in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.imshow(matrix, aspect="auto", interpolation="nearest", cmap="magma")
+        axes.set_title(title, fontsize=8)
+        axes.tick_params(labelsize=6)
+    figure.savefig(path, dpi=110)
+
+
+def save_steps(weights: np.ndarray, integral: np.ndarray, marks: Sequence[tuple[float, str]], path: Path) -> None:
+    """Weights of frames `[T]` as bars, their running sum as a line, and marks `(frame, text)` where things end."""
+    figure, axes = _figure(max(5.0, 0.05 * len(weights)), 3)
+    axes.bar(np.arange(len(weights)), weights, width=1.0, color="tab:orange")
+    beside = axes.twinx()
+    beside.plot(np.arange(len(integral)), integral, color="tab:blue", linewidth=1)
+    for frame, text in marks:
+        axes.axvline(frame, color="grey", linewidth=0.5)
+        axes.text(frame, axes.get_ylim()[1], text, fontsize=7, rotation=90, va="top", ha="right")
+    axes.set(xlabel="frame", ylabel="weight")
+    beside.set_ylabel("sum of weights")
+    figure.savefig(path, dpi=110)
+
+
 def save_confusion_matrix(counts: np.ndarray, names: Sequence[str], path: Path, title: str = "") -> None:
     """`counts [K, K]`, truth down and prediction across; colours are shares of each row, numbers are counts."""
     size = max(4.0, 0.38 * len(names))

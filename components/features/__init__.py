@@ -5,6 +5,7 @@ from components.features.kaldi import KaldiFbank, Mfcc
 from components.features.log_mel import LogMel
 from components.features.mel_spectrogram import MelSpectrogram
 from components.features.pipeline import FeaturePipeline
+from components.features.samples import Samples
 from components.features.transforms import GlobalCmvn, StackFrames, UtteranceCmvn
 from components.features.waveform import NormalizeWaveform
 from components.features.whisper import WhisperLogMel
@@ -19,6 +20,7 @@ __all__ = [
     "MelSpectrogram",
     "Mfcc",
     "NormalizeWaveform",
+    "Samples",
     "StackFrames",
     "UtteranceCmvn",
     "WhisperLogMel",

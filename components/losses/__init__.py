@@ -4,6 +4,7 @@ from components.losses.adversarial import AdversarialLoss, HingeLoss, Judgement,
 from components.losses.autoencoder import AutoencoderLoss
 from components.losses.cross_entropy import MultiTargetCrossEntropy, MultiTargetLoss
 from components.losses.kl import gaussian_kl
+from components.losses.minimum_risk import ParallelMinimumRisk, edit_distance, expected_risk
 from components.losses.multi_scale_stft import MultiResolutionStftLoss, SpectralLoss, waveform_distance
 
 __all__ = [
@@ -15,7 +16,10 @@ __all__ = [
     "MultiResolutionStftLoss",
     "MultiTargetCrossEntropy",
     "MultiTargetLoss",
+    "ParallelMinimumRisk",
     "SpectralLoss",
+    "edit_distance",
+    "expected_risk",
     "feature_matching",
     "gaussian_kl",
     "waveform_distance",
