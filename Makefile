@@ -13,7 +13,7 @@ help:  ## what can be made
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e ".[speak,data,augment,generation,dev]"
+	$(INSTALL) -e ".[speak,data,augment,generation,asr,page,dev]"
 	@touch $@
 
 train: $(VENV)/ready  ## set up, then run the main job

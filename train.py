@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.build import build_parts, build_trainer, run_name, run_overrides, run_recipes
+from utils.build import build, build_parts, build_trainer, run_name, run_overrides, run_recipes
 from utils.config import hydra_main
 from utils.launch import check_world, end_together
 from utils.save import fingerprints, resolve_exp_dir, save_run
@@ -29,10 +29,11 @@ def main(config: DictConfig) -> None:
     run_recipes(config)
     seed_everything(config.seed)
     parts = build_parts(config)
-    if config.pretrained is not None:
-        from trainer.loading import load_pretrained_from
+    adapt = build(config, "adapt")
+    if config.pretrained is not None or adapt is not None:
+        from trainer.loading import begin_with
 
-        load_pretrained_from(parts["model"], config.pretrained)
+        begin_with(parts["model"], config.pretrained, adapt)
     trainer = build_trainer(config, parts, exp_dir)
     save_run(config, exp_dir, run_overrides(), fingerprints(parts))
     trainer.fit()

@@ -36,6 +36,9 @@ HEAVY = {
     "matplotlib",
     "tensorboard",
     "espeakng_loader",
+    "sentencepiece",
+    "kenlm",
+    "gradio",
 }
 
 # Run as a process of its own, imported by nobody.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer import checkpoint as checkpoints
+from trainer.low_rank import layers_with_updates, merge_updates, plain_names
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -89,9 +90,11 @@ def load_pretrained(
         return (include is None or _matches(name, wanted)) and not _matches(name, unwanted)
 
     own = model.state_dict()
-    given = _renamed(_read(file), rename or {}, file)
-    frozen = {name: digest for name, digest in _frozen(file).items() if is_asked_for(name)}
-    given |= checkpoints.held_tensors(model, frozen, str(file))
+    read = _read(file)
+    layers = layers_with_updates(read, own)
+    given = _renamed(merge_updates(read, layers), rename or {}, file)
+    frozen = {name: digest for name, digest in plain_names(_frozen(file), layers).items() if is_asked_for(name)}
+    given = merge_updates(given | checkpoints.held_tensors(model, frozen, str(file)), layers)
     _refuse_idle("include", wanted, (*own, *given), file)
     _refuse_idle("exclude", unwanted, (*own, *given), file)
     report = LoadReport(str(file))
@@ -132,15 +135,37 @@ def load_pretrained_from(model: nn.Module, pretrained: str | Path | Mapping[str,
     return report
 
 
+def begin_with(
+    model: nn.Module, pretrained: str | Path | Mapping[str, Any] | None, adapt: Callable[[nn.Module], None] | None
+) -> None:
+    """Load what a run begins with, then let `adapt` say what of it trains, as `components.layers.Lora` does.
+
+    Raises:
+        UserError: as `load_pretrained_from`, or of `adapt`.
+    """
+    if pretrained is not None:
+        load_pretrained_from(model, pretrained)
+    elif adapt is not None:
+        logger.warning("adapt: without pretrained, what is frozen stays as the model was initialised")
+    if adapt is not None:
+        adapt(model)
+
+
 def load_trained(model: nn.Module, checkpoint: Path, pretrained: str | Path | Mapping[str, Any] | None) -> None:
     """Load a run's checkpoint; the frozen parameters it leaves out come from what the run began with.
+
+    Of a run with low-rank updates, a model without them gets the weights that these make.
 
     Raises:
         UserError: the weights do not fit, or what was left out is not to be had.
     """
-    if pretrained is not None and checkpoints.read_frozen(checkpoints.weights_file(checkpoint)):
+    file = checkpoints.weights_file(checkpoint)
+    tensors, frozen = checkpoints.read_weights(file), checkpoints.read_frozen(file)
+    if pretrained is not None and frozen:
         load_pretrained_from(model, pretrained)
-    checkpoints.load_weights(model, checkpoint)
+    layers = layers_with_updates(tensors, model.state_dict())
+    held = checkpoints.held_tensors(model, plain_names(frozen, layers), str(file))
+    checkpoints.load_tensors(model, merge_updates(tensors | held, layers), str(file))
 
 
 def _refuse_idle(key: str, patterns: Sequence[re.Pattern[str]], names: Sequence[str], file: Path) -> None:
@@ -239,7 +264,7 @@ def read_symbols(vocabulary: str | Path | Sequence[Any]) -> list[str]:
     """The symbol of each row, in order.
 
     Args:
-        vocabulary: a list; or a file: JSON, a list or `{symbol: row}`; else text with a symbol to a line, or, where
+        vocabulary: a list; or a file: JSON, a list, `{symbol: row}` or `{"tokens": list, ...}`; else text with a symbol to a line, or, where
             all lines are so, `symbol row` (as OpenFst and k2 write them) or `symbol<tab>score` (as sentencepiece does).
 
     Raises:
@@ -260,6 +285,8 @@ def read_symbols(vocabulary: str | Path | Sequence[Any]) -> list[str]:
             content = {match[1]: int(match[2]) for match in columns if match}
         elif all(len(parts) == 2 for parts in tabs):
             content = [symbol for symbol, _ in tabs]
+    if isinstance(content, dict) and isinstance(content.get("tokens"), list):  # a tokenizer's file
+        content = content["tokens"]
     if isinstance(content, dict):
         if sorted(content.values(), key=str) != sorted(range(len(content)), key=str):
             raise UserError(f"the vocabulary {path} does not give its {len(content)} symbols the rows from 0 on")

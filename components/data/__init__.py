@@ -12,6 +12,7 @@ from components.data.rates import check_sample_rate
 from components.data.readers import iterate_records, read_records
 from components.data.records import Records
 from components.data.samplers import Budget, ClassBalancedBatchSampler, DynamicBatchSampler, MixtureBatchSampler
+from components.data.transcribed import TranscribedDataset
 
 __all__ = [
     "ArrayCache",
@@ -26,6 +27,7 @@ __all__ = [
     "PadCollate",
     "PrecomputedDataset",
     "Records",
+    "TranscribedDataset",
     "check_sample_rate",
     "iterate_records",
     "make_dataloader",

@@ -1,5 +1,6 @@
 """Building blocks that models share."""
 
+from components.layers.adaptation import Lora, TrainOnly
 from components.layers.adaptive_norm import adaptive_layer_norm
 from components.layers.attention import Attention, RmsNorm
 from components.layers.feed_forward import FeedForward
@@ -12,9 +13,11 @@ from components.layers.time_embedding import TimeEmbedding
 __all__ = [
     "Attention",
     "FeedForward",
+    "Lora",
     "MaskedBatchNorm",
     "RmsNorm",
     "TimeEmbedding",
+    "TrainOnly",
     "adaptive_layer_norm",
     "add_lora",
     "length_mask",

@@ -1,4 +1,4 @@
-"""How good generated audio is: numbers with intervals, and with what real audio would score.
+"""How good generated audio is, and what recognisers make of audio: numbers with intervals, and with what real audio would score.
 
 Every metric takes `Clip`s by `update(generated, reference, training)` and gives a `MetricResult` by `compute()`.
 """
@@ -15,9 +15,18 @@ from components.metrics.embedders import (
     TorchScriptEmbedder,
     embed_clips,
 )
+from components.metrics.error_rates import (
+    ErrorCounts,
+    PairedComparison,
+    align,
+    collapse_warning,
+    compare,
+    error_counts,
+    rate_interval,
+)
 from components.metrics.evaluation import Collection, evaluate, paired_references, table
 from components.metrics.intervals import Interval, bootstrap, wilson_interval
-from components.metrics.judges import StoredTagger
+from components.metrics.judges import Listener, StoredTagger
 from components.metrics.pitch import (
     ContourCorrelation,
     F0Correlation,
@@ -36,6 +45,7 @@ from components.metrics.recognition import (
     edit_counts,
     plain_text,
 )
+from components.metrics.recognition_report import RecognitionReport
 from components.metrics.set_metrics import FrechetAudioDistance, InceptionScore, KernelAudioDistance
 from components.metrics.signal_metrics import Pesq, SiSdr, Stoi
 from components.metrics.similarity import ClapScore, EmbeddingSimilarity, SpeakerSimilarity
@@ -52,6 +62,7 @@ __all__ = [
     "EditCounts",
     "Embedder",
     "EmbeddingSimilarity",
+    "ErrorCounts",
     "F0Correlation",
     "F0Rmse",
     "FrechetAudioDistance",
@@ -60,6 +71,7 @@ __all__ = [
     "JoiningMetric",
     "KernelAudioDistance",
     "KullbackLeibler",
+    "Listener",
     "LogMelStatsEmbedder",
     "LogSpectralDistance",
     "MelCanvasEmbedder",
@@ -71,8 +83,10 @@ __all__ = [
     "MultiResolutionStft",
     "Needs",
     "PairedMetric",
+    "PairedComparison",
     "Pesq",
     "PitchTracker",
+    "RecognitionReport",
     "SiSdr",
     "SpeakerSimilarity",
     "Stoi",
@@ -86,14 +100,19 @@ __all__ = [
     "WordErrorRate",
     "WorldPitch",
     "YinPitch",
+    "align",
     "bootstrap",
     "clips_of_batch",
+    "collapse_warning",
+    "compare",
     "edit_counts",
     "embed_clips",
+    "error_counts",
     "evaluate",
     "pad_clips",
     "paired_references",
     "plain_text",
+    "rate_interval",
     "table",
     "wilson_interval",
 ]

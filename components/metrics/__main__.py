@@ -1,7 +1,8 @@
 """Scores of generated audio: `python -m components.metrics GENERATED [REFERENCE] --metrics NAME|FILE [--out FILE]`.
 
 GENERATED, REFERENCE and `--training` are each a folder, a manifest, or any other layout that can be read. Clips are
-paired by id, or by the key `reference_path` (or `reference_id`) of GENERATED. docs/metrics.md explains the metrics.
+paired by id, or by the key `reference_path` (or `reference_id`) of GENERATED. docs/metrics.md explains the metrics. What recognisers wrote is
+scored by `python -m components.metrics asr PREDICTIONS [--against PREDICTIONS]`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ def main(arguments: list[str]) -> int:
     Raises:
         UserError: what the prompt says can not be done.
     """
+    if arguments[:1] == ["asr"]:
+        from components.metrics.recognition_command import main as score_recogniser
+
+        return score_recogniser(arguments[1:])
     options = _parser().parse_intermixed_args(arguments)
     if "=" in (options.reference or "") and not Path(options.reference).exists():
         options.reference, options.settings = None, [options.reference, *options.settings]

@@ -216,16 +216,26 @@ def _chunks(indices: Sequence[int]) -> Iterator[Sequence[int]]:
 # --------------------------------------------------------------------------------------------------------------- table
 
 
-def table(results: Mapping[str, MetricResult], metrics: Mapping[str, Metric]) -> str:
-    """A line a metric: value, interval, anchors, what was used and what was left out."""
-    rows = [("metric", "value", "95 % interval", "floor", "ceiling", "used", "left out")]
+def table(
+    results: Mapping[str, MetricResult],
+    metrics: Mapping[str, Metric],
+    beside: Mapping[str, Mapping[str, MetricResult]] | None = None,
+) -> str:
+    """A line a metric: value, interval, anchors, what was used and what was left out.
+
+    Args:
+        beside: name of a column -> what other clips than the generated ones score.
+    """
+    beside = beside or {}
+    rows = [("metric", "value", "95 % interval", *beside, "floor", "ceiling", "used", "left out")]
     for name, result in results.items():
         arrow = {True: " ↑", False: " ↓", None: ""}[metrics[name].higher_is_better]
         interval = f"{_number(result.low)} .. {_number(result.high)}" if result.low is not None else "-"
         skipped = ", ".join(f"{count} {reason}" for reason, count in result.num_skipped.items())
         value = f"{_number(result.value)} {result.unit}".strip() if result.value is not None else "-"
         anchors = _number(result.floor), _number(result.ceiling)
-        rows.append((name + arrow, value, interval, *anchors, str(result.num_used), skipped))
+        others = [_number(found[name].value) if name in found else "-" for found in beside.values()]
+        rows.append((name + arrow, value, interval, *others, *anchors, str(result.num_used), skipped))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     for name, result in results.items():

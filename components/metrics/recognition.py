@@ -70,8 +70,13 @@ class ClassifierAccuracy(Metric):
             logits = embed_clips(self.judge, known, "logits")
             if logits.shape[1] != len(self.classes):
                 raise UserError(f"classes: {len(self.classes)} names for {logits.shape[1]} logits of the judge")
-            heard = [self.classes[k] for k in logits.argmax(1)]
+            heard = [self.classes[row.argmax()] if np.isfinite(row).all() else "" for row in logits]
             self._heard[name] += [(clip.id, clip.labels[self.target], said) for clip, said in zip(known, heard)]
+
+    @property
+    def heard(self) -> dict[str, str]:
+        """Id of a generated clip -> the class that the judge hears; "" where it hears nothing."""
+        return {name: said for name, _, said in self._heard["generated"]}
 
     def compute(self) -> MetricResult:
         heard, real = self._heard["generated"], self._heard["reference"]
@@ -85,7 +90,7 @@ class ClassifierAccuracy(Metric):
         details = {
             "num_reference": len(real),
             "per_class": {name: right[name] / count for name, count in sorted(asked.items())},
-            "confused": {f"{wanted} heard as {said}": n for (wanted, said), n in confused.most_common(5)},
+            "confused": {f"{wanted} heard as {said or 'nothing'}": n for (wanted, said), n in confused.most_common(5)},
         }
         return self._result(
             sum(hits) / len(hits),

@@ -6,7 +6,7 @@ import torch
 from diffusers import LongCatAudioDiTTransformer
 from torch import nn
 
-from components.layers import add_lora, merge_lora
+from components.layers import Lora, TrainOnly, add_lora, merge_lora
 from components.models.audio_generator import Conditions, Dit, LongCatBackbone
 from utils.errors import UserError
 
@@ -70,7 +70,61 @@ def test_the_update_is_its_formula():
 
 def test_a_pattern_of_nothing_is_told_and_leaves_all_as_it_was():
     layer = nn.Sequential(nn.Linear(5, 3), nn.ReLU())
-    with pytest.raises(UserError, match=r"no linear layer is called '\*query\*'; there are 0"):
+    with pytest.raises(UserError, match=r"no linear layer or convolution is called '\*query\*'; there are 0"):
         add_lora(layer, ["0", "*query*"])
     assert layer[0].weight.requires_grad
     assert type(layer[0]) is nn.Linear
+
+
+def test_a_convolution_has_one_too():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2, padding=1), nn.ReLU(), nn.Conv1d(6, 2, 5))
+    assert add_lora(net, ["*"], rank=2) == ["0", "2"]
+    update = net[0].parametrizations.weight[0]
+    assert (update.up.shape, update.down.shape) == ((6, 2), (2, 2 * 3 * 3))
+    nn.init.normal_(update.up)
+    x = torch.randn(1, 4, 5, 7)
+    expected = net[0](x)
+    merge_lora(net)
+    torch.testing.assert_close(net[0](x), expected)
+
+
+def test_what_the_model_keeps_frozen_is_not_adapted():
+    net = nn.ModuleDict({"codec": nn.Linear(3, 3).requires_grad_(False), "net": nn.Linear(3, 3)})
+    assert add_lora(copy.deepcopy(net), ["*"]) == ["net"]
+    with pytest.raises(UserError, match=r"what 'codec' names \(codec, ...\) is frozen by the model itself"):
+        add_lora(net, ["codec"])
+    with pytest.raises(UserError, match=r"adapt.patterns: what 'codec.\*' names \(codec.weight"):
+        TrainOnly(["codec.*"])(net)
+
+
+def test_a_shared_weight_is_refused():
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    net[1].weight = net[0].weight
+    with pytest.raises(UserError, match="another layer shares the weight of 0"):
+        add_lora(net, ["0"])
+
+
+def test_beside_the_updates_what_is_named_trains_as_a_whole(caplog):
+    net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    with caplog.at_level("INFO"):
+        Lora(["0"], rank=2, also_train=["1.*", "2.bias"])(net)
+    trained = {name for name, p in net.named_parameters() if p.requires_grad}
+    update = "0.parametrizations.weight.0."
+    assert trained == {f"{update}up", f"{update}down", "1.weight", "1.bias", "2.bias"}
+    assert caplog.messages == [
+        "LoRA of rank 2 in 0, and as a whole 1.weight, 1.bias, 2.bias: 42 of 98 parameters train"
+    ]
+    with pytest.raises(UserError, match=r"adapt.also_train: no parameter is called 'norm\*'; there are 0.bias"):
+        Lora(["2"], also_train=["norm*"])(net)
+
+
+def test_only_what_is_named_trains():
+    net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    TrainOnly(["1.*", "*bias"])(net)
+    assert [name for name, p in net.named_parameters() if p.requires_grad] == ["0.bias", "1.weight", "1.bias", "2.bias"]
+
+
+def test_a_rank_of_none_is_refused():
+    with pytest.raises(UserError, match="adapt: rank must be at least 1 and alpha above 0, got 0"):
+        Lora(["*"], rank=0)

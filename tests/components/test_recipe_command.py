@@ -16,7 +16,7 @@ from utils.config import register_omegaconf_resolvers
 from utils.validate import validate
 
 CORPORA = sorted(path.stem for path in (CONFIGS / "data_dict").glob("*.yaml"))
-NUM_CORPORA = 20
+NUM_CORPORA = 22
 DIGITS = Path("../shared/data/spoken_digits")
 
 

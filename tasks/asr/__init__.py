@@ -1,0 +1,7 @@
+"""Speech recognition."""
+
+from tasks.asr.inference import AsrPredictor
+from tasks.asr.plots import RecognitionPlots
+from tasks.asr.trainer import AsrTrainer
+
+__all__ = ["AsrPredictor", "AsrTrainer", "RecognitionPlots"]
