@@ -1,4 +1,7 @@
-"""Run a trained model: `python inference.py exp_dir=... [+data_dict.<name>.<split>.<key>=...] [audio=...]`."""
+"""Run a trained model: `python inference.py exp_dir=... [+data_dict.<name>.<split>.<key>=...] [audio=...]`.
+
+Started by `accelerate launch` or torchrun, the processes share the items; see docs/inference.md.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +10,51 @@ from typing import TYPE_CHECKING
 
 from utils.config import hydra_main
 from utils.errors import UserError
-from utils.launch import pick_device
-from utils.results import results
+from utils.launch import check_world, end_together
+from utils.results import told_results
 from utils.stored_run import evaluations, load_run
-from utils.trust import instantiate_untrusted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from utils.stored_run import StoredRun
 
 
 @hydra_main(config_path="configs", config_name="inference")
 def main(request: DictConfig) -> None:
     run = load_run(request.exp_dir).with_settings("infer_args", request.infer_args)
+    if request.ui:
+        show_page(run, request)
+        return
     todo = evaluations(run, request)
     if request.output is not None and len(todo) > 1:
         raise UserError(f"output: one file for {len(todo)} sets; leave it out")
+    check_world()
 
-    from trainer.checkpoint import find
-    from trainer.loading import load_trained
-    from trainer.prediction import predict_with
+    from trainer.prediction import Trained
 
-    checkpoint = find(request.checkpoint or run.default_checkpoint(), run.checkpoint_dir)
-    model, predictor = run.build("model"), run.build("predictor")
-    load_trained(model, checkpoint, run.config.get("pretrained"))
-    device = pick_device(request.device)
-    print(f"{run.exp_dir}, {checkpoint.name}")
+    trained = Trained.of(run, request.checkpoint, request.device)
+    if trained.is_main_process:
+        print(f"{run.exp_dir}, {trained.checkpoint.name}")
     for evaluation in todo:
-        if evaluation.recipe is not None:
-            instantiate_untrusted(evaluation.recipe)
         output = Path(request.output or run.exp_dir / "predictions" / f"{evaluation.name}.jsonl")
-        if hasattr(predictor, "write_to"):
-            output = predictor.write_to(output)
-        records, bad = predict_with(model, predictor, instantiate_untrusted(evaluation.loader), device)
-        print(results(evaluation.name, records, bad, predictor.score(records), output))
+        made = trained.predict(evaluation, output, request.overwrite)
+        if made is None:  # the main process tells
+            continue
+        print(told_results(made))
+        if (left := made.leave()) is not None:
+            print(left)
+        if request.evaluate:
+            print(made.evaluate(request.evaluation), flush=True)
+    end_together()
+
+
+def show_page(run: StoredRun, request: DictConfig) -> None:
+    """Serve the run's page until interrupted."""
+    from trainer.prediction import Trained
+    from utils.page import serve
+
+    serve(Trained.of(run, request.checkpoint, request.device).page(), request.ui_host, request.ui_port)
 
 
 if __name__ == "__main__":

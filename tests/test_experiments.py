@@ -124,7 +124,8 @@ def test_a_generator_makes_what_is_asked_for_at_the_prompt(workplace):
     records = [json.loads(line) for line in (exp_dir / "predictions/spoken_voices_test.jsonl").read_text().splitlines()]
     assert len(records) == 3
     assert records[0]["labels"].keys() == {"word", "speaker"}
-    assert all(soundfile.info(record["audio_path"]).duration == pytest.approx(0.8) for record in records)
+    sounds = [exp_dir / "predictions" / record["audio_path"] for record in records]
+    assert all(soundfile.info(sound).duration == pytest.approx(0.8) for sound in sounds)
     done = run(workplace, *infer, 'prompt="say one like anna"', "output=one.wav", "infer_args.num_steps=3")
     assert done.returncode == 0, done.stderr[-3000:]
     assert soundfile.info(workplace / "one.wav").samplerate == 8_000

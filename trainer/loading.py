@@ -264,8 +264,9 @@ def read_symbols(vocabulary: str | Path | Sequence[Any]) -> list[str]:
     """The symbol of each row, in order.
 
     Args:
-        vocabulary: a list; or a file: JSON, a list, `{symbol: row}` or `{"tokens": list, ...}`; else text with a symbol to a line, or, where
-            all lines are so, `symbol row` (as OpenFst and k2 write them) or `symbol<tab>score` (as sentencepiece does).
+        vocabulary: a list; or a file: JSON, a list, `{symbol: row}` or `{"tokens": list, ...}`; else text with a symbol
+            to a line, or, where all lines are so, `symbol row` (as OpenFst and k2 write them) or `symbol<tab>score` (as
+            sentencepiece does).
 
     Raises:
         UserError: there is no such file, it is no vocabulary, or its rows have gaps.

@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from utils.errors import UserError
-from utils.io import write_json, write_text
+from utils.io import replacing, write_json, write_text
 from utils.launch import process_state
 from utils.lock import hold
 
@@ -35,10 +35,13 @@ _PACKAGES = (
     "diffusers",
     "lhotse",
     "audiomentations",
+    "sentencepiece",
+    "rapidfuzz",
 )
 
 # What a run that begins anew must not find of the one before it.
-_LEFTOVERS = ("checkpoints", "metrics.jsonl", "tensorboard", "wandb_id.txt", "bad_samples.jsonl", "bad_batches")
+_LEFTOVERS = ("checkpoints", "metrics.jsonl", "tensorboard", "wandb_id.txt", "bad_samples.jsonl", "bad_batches",
+              "artefacts")  # fmt: skip
 
 
 def resolve_exp_dir(config: DictConfig, name: str) -> Path:
@@ -115,12 +118,37 @@ def _remove(path: Path) -> None:
 
 
 def save_run(config: DictConfig, exp_dir: Path, overrides: Sequence[str], fingerprints: Mapping[str, Any]) -> None:
-    """Write `config.yaml` (resolved), `overrides.txt` and `environment.json`; on rank 0, before the first step."""
+    """Write `config.yaml` (resolved), `overrides.txt`, `environment.json` and copies of the run's artefacts; on rank 0,
+    before the first step."""
     if not process_state().is_main_process:
         return
+    keep_artefacts(config, exp_dir)
     write_text(exp_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     write_text(exp_dir / "overrides.txt", "".join(f"{override}\n" for override in overrides))
     write_json(exp_dir / "environment.json", environment() | {"data": dict(fingerprints)})
+
+
+def keep_artefacts(config: DictConfig, exp_dir: Path) -> None:
+    """Copy the files of `artefacts` (name -> path, nulls left out) into the run: what it can not be used without.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    for name, path in (config.get("artefacts") or {}).items():
+        if path is None:
+            continue
+        copy = artefact(exp_dir, str(name), path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with replacing(copy) as temporary:
+                shutil.copyfile(Path(path).expanduser(), temporary)
+        except OSError as error:
+            raise UserError(f"artefacts.{name}: can not copy {path}: {error.strerror or error}") from None
+
+
+def artefact(exp_dir: Path, name: str, path: str) -> Path:
+    """Where a run keeps its copy of a file."""
+    return exp_dir / "artefacts" / f"{name}{Path(path).suffix}"
 
 
 def environment() -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Collection, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 from utils.compose import COMPOSE_ERRORS, CONFIGS, Request
 from utils.compose_errors import explain
 from utils.errors import UserError
+from utils.locate import locate
 from utils.names import did_you_mean
+from utils.save import artefact
 from utils.trust import check_targets, instantiate_untrusted
 from utils.validate import check_or_raise
 
 _LARGEST_CONFIG = 4 * 2**20  # bytes
+# Arguments of datasets that choose among their items, or say how these are kept.
+_CHOOSING = ("max_samples", "min_duration", "max_duration", "cache_bytes", "cache")
 
 
 @dataclass(frozen=True)
@@ -33,34 +39,47 @@ class StoredRun:
         return self.exp_dir / "checkpoints"
 
     def with_settings(self, key: str, changes: DictConfig) -> StoredRun:
-        """The same run with other values under `key`, `infer_args`, say; nulls change nothing.
+        """The same run whose predictor has other arguments; nulls change nothing.
+
+        Args:
+            key: what the arguments are called by at the prompt, `infer_args`.
 
         Raises:
-            UserError: the run has no such setting.
+            UserError: the run has no predictor, or that has no such argument.
         """
-        changes = OmegaConf.masked_copy(changes, [str(name) for name, value in changes.items() if value is not None])
-        if not changes:
+        given = {str(name): value for name, value in changes.items() if value is not None}
+        if not given:
             return self
-        known = self.config.get(key) or {}
-        for name in map(str, changes):
-            if name not in known:
-                raise UserError(f"{key}.{name}: the run has no such setting{did_you_mean(name, list(known))}")
+        if self.config.get("predictor") is None:
+            raise UserError(f"predictor: {self.exp_dir / 'config.yaml'} has none")
+        target = self.config.predictor["_target_"]
+        check_targets({"predictor": {"_target_": target}})
+        known = list(inspect.signature(locate(target)).parameters)
         config = deepcopy(self.config)
-        config[key] = OmegaConf.merge(known, changes)
+        for name, value in given.items():
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise UserError(f"{key}.{name}: the run's {target.rpartition('.')[2]} has no such setting{hint}")
+            config.predictor[name] = value
         return StoredRun(self.exp_dir, config)
 
     def build(self, key: str) -> Any:
-        """The object that the node `key` describes.
+        """The object that the node `key`, which may be dotted, describes.
 
         Raises:
             UserError: there is no such node, it does not fit the code, or it names what may not be built.
         """
-        if self.config.get(key) is None:
+        found = OmegaConf.select(self.config, key)
+        if found is None:
             raise UserError(f"{key}: {self.exp_dir / 'config.yaml'} has none")
-        node = OmegaConf.create({key: OmegaConf.to_container(self.config[key], resolve=True)})
+        node = OmegaConf.create({key: OmegaConf.to_container(found, resolve=True)})
         check_targets(OmegaConf.to_container(node))
         check_or_raise(node)
         return instantiate_untrusted(node)[key]
+
+    def plain(self, key: str) -> Any:
+        """The node `key` as plain data."""
+        return OmegaConf.to_container(self.config[key], resolve=True)
 
     def default_checkpoint(self) -> str:
         """The best where the run kept one, else the last."""
@@ -74,6 +93,10 @@ class Evaluation:
     name: str
     loader: DictConfig
     recipe: DictConfig | None = None
+
+    def data(self) -> Any:
+        """What its items are, as plain data; not how many of them are taken, nor how they are kept in memory."""
+        return _without(OmegaConf.to_container(self.loader.dataset, resolve=True), _CHOOSING)
 
 
 def load_run(exp_dir: str | None) -> StoredRun:
@@ -94,7 +117,26 @@ def load_run(exp_dir: str | None) -> StoredRun:
         raise UserError(f"exp_dir: can not read {file}: {' '.join(str(error).split())}") from None
     if not isinstance(config, DictConfig):
         raise UserError(f"exp_dir: {file} is no config")
-    return StoredRun(folder, config)
+    return StoredRun(folder, _with_own_artefacts(config, folder))
+
+
+def _with_own_artefacts(config: DictConfig, folder: Path) -> DictConfig:
+    """The same with the run's copies of files in the place of those that it was trained with."""
+    copies = {}
+    for name, path in (config.get("artefacts") or {}).items():
+        if isinstance(path, str) and (copy := artefact(folder, str(name), path)).is_file():
+            copies[path] = str(copy)
+    if not copies:
+        return config
+    return OmegaConf.create(_replaced(OmegaConf.to_container(config), copies))
+
+
+def _replaced(node: Any, values: dict[str, str]) -> Any:
+    if isinstance(node, dict):
+        return {key: _replaced(value, values) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_replaced(value, values) for value in node]
+    return values.get(node, node) if isinstance(node, str) else node
 
 
 def _read_modestly(file: Path) -> str:
@@ -122,10 +164,11 @@ def evaluations(run: StoredRun, request: DictConfig) -> list[Evaluation]:
 
     Args:
         run: the run.
-        request: `data_dict`, `audio`, `audio_dataset`, `batch_size`, `data_root` of `configs/inference.yaml`.
+        request: `data_dict`, `audio`, `audio_dataset`, `batch_size`, `data_root`, `wordings` of
+            `configs/inference.yaml`.
 
     Raises:
-        UserError: a corpus or split that is not there, an unknown argument, a target that may not be built.
+        UserError: a corpus, split or wording that is not there, an unknown argument, a target that may not be built.
     """
     root = deepcopy(run.config)
     if request.data_root is not None:
@@ -136,6 +179,8 @@ def evaluations(run: StoredRun, request: DictConfig) -> list[Evaluation]:
         root.evaluations[name] = template
         loader = root.evaluations[name]
         loader.dataset = dataset
+        if request.get("wordings") is not None:
+            _reword(loader.dataset, root.get("instructions") or {}, request.wordings)
         if request.batch_size is not None:
             loader.batch_size = request.batch_size
     check_targets(OmegaConf.to_container(root.evaluations, resolve=True))
@@ -144,7 +189,8 @@ def evaluations(run: StoredRun, request: DictConfig) -> list[Evaluation]:
     recipe_of = {
         f"{name}_{split}": root.recipes.get(name) for name, splits in request.data_dict.items() for split in splits
     }
-    return [Evaluation(str(name), root.evaluations[name], recipe_of.get(name)) for name in root.evaluations]
+    suffix = f"_{_name_of(request.wordings)}" if request.get("wordings") is not None else ""
+    return [Evaluation(f"{name}{suffix}", root.evaluations[name], recipe_of.get(name)) for name in root.evaluations]
 
 
 def _template(root: DictConfig) -> DictConfig:
@@ -171,6 +217,10 @@ def _datasets(root: DictConfig, request: DictConfig, template: DictConfig) -> di
         return {"test": template.dataset}
     found: dict[str, Any] = {}
     for name, splits in request.data_dict.items():
+        if "_target_" in splits:  # a whole dataset, as of `data@data_dict=...`
+            root.data_dict = OmegaConf.merge(root.get("data_dict") or {}, {name: splits})
+            found[str(name)] = _wrapped(root.data_dict[name], template)
+            continue
         corpus = _corpus(root, str(name))
         for split, changes in splits.items():
             if not isinstance(corpus.get(split), DictConfig):
@@ -179,6 +229,42 @@ def _datasets(root: DictConfig, request: DictConfig, template: DictConfig) -> di
             base = corpus[split] if "_target_" in corpus[split] else OmegaConf.merge(template.dataset, corpus[split])
             found[f"{name}_{split}"] = _wrapped(OmegaConf.merge(base, changes or {}), template)
     return found
+
+
+def _reword(dataset: DictConfig, instructions: Any, wordings: Any) -> None:
+    """Give all tasks of a dataset other wordings: a kind that `instructions.<task>` has, or templates themselves."""
+    found = list(_with_templates(dataset, ""))
+    if not found:
+        raise UserError("wordings: the data of this run has no instructions")
+    for task, node in found:
+        if not isinstance(wordings, str):
+            node.templates = wordings
+        else:
+            kinds = list(map(str, instructions.get(task) or {}))
+            if wordings not in kinds:
+                hint = did_you_mean(wordings, kinds)
+                raise UserError(f"wordings: the run has no {wordings!r} of {task}, only {', '.join(kinds)}{hint}")
+            node.templates = instructions[task][wordings]
+        node.wording = None
+
+
+def _with_templates(node: Any, name: str) -> Iterator[tuple[str, DictConfig]]:
+    if not isinstance(node, DictConfig):
+        return
+    if "templates" in node:
+        yield str(node.get("task") or name), node
+    for key, value in node.items():
+        yield from _with_templates(value, str(key))
+
+
+def _name_of(wordings: Any) -> str:
+    return wordings if isinstance(wordings, str) else "own_wordings"
+
+
+def _without(content: Any, names: Collection[str]) -> Any:
+    if isinstance(content, dict):
+        return {key: _without(value, names) for key, value in content.items() if key not in names}
+    return [_without(value, names) for value in content] if isinstance(content, list) else content
 
 
 def _wrapped(dataset: Any, template: DictConfig) -> Any:

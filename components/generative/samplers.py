@@ -20,14 +20,15 @@ from utils.errors import UserError
 # (x [B, L, D], t [B], share of the steps that is done) -> prediction [B, L, D]
 Guided = Callable[[Tensor, Tensor, float], Tensor]
 
-_CALLS_PER_STEP = {"euler": 1, "midpoint": 2, "heun": 2}
+_CALLS_PER_STEP = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 
 
 class OdeSampler:
     """Integrates d x / d t = velocity by a Runge-Kutta method.
 
     Args:
-        method: `euler` (order 1, one call a step), `midpoint` or `heun` (order 2, two calls).
+        method: `euler` (order 1, one call a step), `midpoint` or `heun` (order 2, two calls), `rk4` (order 4,
+            four calls).
         grid: where to stop; steps of one length by default.
     """
 
@@ -53,6 +54,12 @@ class OdeSampler:
                 velocity = predict(x + dt / 2 * velocity, _filled(x, t + dt / 2), done)
             elif self.method == "heun":
                 velocity = (velocity + predict(x + dt * velocity, _filled(x, after), done)) / 2
+            elif self.method == "rk4":
+                middle = _filled(x, t + dt / 2)
+                second = predict(x + dt / 2 * velocity, middle, done)
+                third = predict(x + dt / 2 * second, middle, done)
+                last = predict(x + dt * third, _filled(x, after), done)
+                velocity = (velocity + 2 * second + 2 * third + last) / 6
             x = x + dt * velocity
         return x
 

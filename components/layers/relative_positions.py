@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 _LONGEST = 10_000.0  # turns of 2 pi: the slowest sinusoid
 
@@ -28,7 +27,8 @@ def distance_sinusoids(num_queries: int, num_keys: int, dim: int, device: torch.
 
 def by_key(scores: Tensor, num_keys: int) -> Tensor:
     """Scores of a query and a distance, `[..., L, L + S - 1]` in the order of `distance_sinusoids`, to those of a query
-    and a key, `[..., L, S]` (the shift of Dai et al. 2019, arXiv:1901.02860, appendix B)."""
-    num_queries = scores.shape[-2]
-    shifted = pad(scores, (1, 0)).flatten(-2)[..., num_queries:]
-    return shifted.unflatten(-1, (num_queries, -1))[..., :num_keys]
+    and a key, `[..., L, S]` (the shift of Dai et al. 2019, arXiv:1901.02860, appendix B): a view of what is given."""
+    *outer, row, column = scores.stride()
+    first = scores.storage_offset() + (scores.shape[-2] - 1) * column
+    # The row of the next query begins one distance earlier.
+    return scores.as_strided((*scores.shape[:-1], num_keys), (*outer, row - column, column), first)

@@ -105,8 +105,10 @@ class SelfAttention(nn.Module):
         return mixed.transpose(1, 2).flatten(2)
 
     def _mix_by(self, scores: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Scores `[B, H, L, S]`, `[B, H, S, C]`, to `[B, L, D]`."""
-        weights = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
+        """Scores `[B, H, L, S]`, which are written over, `[B, H, S, C]`, to `[B, L, D]`."""
+        if mask is not None:  # added, it costs backward nothing
+            scores = scores.add_(scores.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf))
+        weights = scores.softmax(-1)
         if self.recorder is not None:
             self.recorder(weights.detach())
         return (self.dropout(weights).to(value.dtype) @ value).transpose(1, 2).flatten(2)
@@ -128,11 +130,13 @@ class RelativeAttention(SelfAttention):
         # No kernel of torch's has gradients for what is added to the scores and is faster than its parts.
         query = query * query.shape[-1] ** -0.5
         scores = (query + self.content_bias * query.shape[-1] ** -0.5) @ key.mT
-        scores = scores + by_key(self._distance_scores(query, positions), key.shape[2])
+        scores = scores.add_(by_key(self._distance_scores(query, positions), key.shape[2]))
         return self._mix_by(scores, value, mask)
 
     def _distance_scores(self, query: Tensor, positions: Tensor) -> Tensor:
         """Scores of scaled queries `[B, H, L, C]` and distances, `[B, H, L, L + S - 1]`."""
         distances = self.distance(positions.to(self.distance.weight.dtype))
         distances = distances.unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0)  # [H, C, L + S - 1]
-        return (query + self.distance_bias * query.shape[-1] ** -0.5) @ distances
+        query = (query + self.distance_bias * query.shape[-1] ** -0.5).transpose(0, 1)
+        # One product for all clips: there is no gradient of each clip to be summed.
+        return (query.flatten(1, 2) @ distances).unflatten(1, query.shape[1:3]).transpose(0, 1)

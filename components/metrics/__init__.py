@@ -1,4 +1,4 @@
-"""How good generated audio is, and what recognisers make of audio: numbers with intervals, and with what real audio would score.
+"""How good generated audio is, and what recognisers wrote: numbers with intervals, and with what real audio scores.
 
 Every metric takes `Clip`s by `update(generated, reference, training)` and gives a `MetricResult` by `compute()`.
 """
@@ -82,8 +82,8 @@ __all__ = [
     "ModuleEmbedder",
     "MultiResolutionStft",
     "Needs",
-    "PairedMetric",
     "PairedComparison",
+    "PairedMetric",
     "Pesq",
     "PitchTracker",
     "RecognitionReport",

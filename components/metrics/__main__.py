@@ -1,8 +1,8 @@
 """Scores of generated audio: `python -m components.metrics GENERATED [REFERENCE] --metrics NAME|FILE [--out FILE]`.
 
 GENERATED, REFERENCE and `--training` are each a folder, a manifest, or any other layout that can be read. Clips are
-paired by id, or by the key `reference_path` (or `reference_id`) of GENERATED. docs/metrics.md explains the metrics. What recognisers wrote is
-scored by `python -m components.metrics asr PREDICTIONS [--against PREDICTIONS]`.
+paired by id, or by the key `reference_path` (or `reference_id`) of GENERATED. docs/metrics.md explains the metrics.
+What recognisers wrote is scored by `python -m components.metrics asr PREDICTIONS [--against PREDICTIONS]`.
 """
 
 from __future__ import annotations

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from components.decoding import Transcript, transcribe_long, words_of, write_transcripts
+import torch
+
+from components.decoding import FORMATS, Transcript, transcribe_long, words_of, write_transcripts
 from components.metrics.error_rates import RATE_NAMES, error_counts
 from components.metrics.recognition_report import RecognitionReport
 from components.models.asr import AsrModel, Hypothesis
+from tasks.asr.decoders import check_heads, named_decoder
+from utils.errors import UserError
 
 Record = dict[str, Any]
 
@@ -21,22 +24,29 @@ class AsrPredictor:
     """Recognises, and scores what was recognised where the truth is known.
 
     A record is `{"id", "hypothesis", "reference"?, "score", "duration": seconds, "words": [{"word", "begin", "end",
-    "confidence"}], "n_best": [{"text", "score", "scores", "tokens", "times"}], <field>: ...}`. Times are seconds.
+    "confidence"}], "n_best": [{"text", "score", "scores", "tokens", "times", "confidences"}], <field>: ...}`. Times are
+    seconds; with `unit="token"` the reference is what the tokenizer makes of the text, phones say.
 
     Args:
-        decoder: `(model, encoded) -> n-best hypotheses of each utterance`.
+        decoder: `(model, encoded) -> n-best hypotheses of each utterance`; or a name, see `named_decoder`.
         tokenizer: the model's.
         num_best: hypotheses that a record keeps.
         formats: files beside the records, of `text`, `n_best`, `ctm`, `srt`, `textgrid`.
-        chunk_seconds: longer recordings are heard in chunks of this length; None: whole.
+        chunk_seconds: recordings longer than this and twice the context are heard in chunks of it; None: whole.
         context_seconds: that a chunk hears more on either side.
         unit: of `python inference.py evaluate=true`: `word`, `char`, `token`.
         fields: of the batch, that records keep; errors are told apart by them, and by duration.
+
+    Attributes:
+        phases: seconds of the last call: `encode` and `decode`; of a long recording, where they alternate, `chunks`.
+
+    Raises:
+        UserError: an unknown format or unit, or no such decoder.
     """
 
     def __init__(
         self,
-        decoder: Callable[..., list[list[Hypothesis]]],
+        decoder: Callable[..., list[list[Hypothesis]]] | str | Mapping[str, Any],
         tokenizer: Any,
         num_best: int = 1,
         formats: Sequence[str] = (),
@@ -45,20 +55,36 @@ class AsrPredictor:
         unit: str = "word",
         fields: Sequence[str] = (),
     ) -> None:
-        self.decoder, self.tokenizer, self.num_best, self.formats = decoder, tokenizer, num_best, tuple(formats)
+        if unknown := [name for name in formats if name not in FORMATS]:
+            raise UserError(f"formats: {unknown[0]!r} is none of {', '.join(FORMATS)}")
+        if unit not in RATE_NAMES:
+            raise UserError(f"unit: {unit!r} is none of {', '.join(RATE_NAMES)}")
+        is_named = isinstance(decoder, (str, Mapping))
+        self.decoder: Any = named_decoder(decoder, tokenizer) if is_named else decoder
+        self.tokenizer, self.num_best, self.formats = tokenizer, num_best, tuple(formats)
         self.chunk_seconds, self.context_seconds = chunk_seconds, context_seconds
         self.unit, self.fields = unit, tuple(fields)
         self.phases: dict[str, float] = {}
 
+    def prepare(self, model: AsrModel) -> None:
+        """Refuse a decoder for a model without what it reads.
+
+        Raises:
+            UserError: the model lacks a head.
+        """
+        check_heads(self.decoder, model)
+
     def __call__(self, model: AsrModel, batch: Mapping[str, Any]) -> list[Record]:
         """A record for each utterance of a batch with `id`, `waveform [B, 1, T]`, `audio_lens`, and `text` if known."""
         lens, rate = batch["audio_lens"], model.frontend.sample_rate
-        longest = float(lens.max()) / rate
+        longest, begun = float(lens.max()) / rate, time.perf_counter()
         if self.chunk_seconds is not None and longest > self.chunk_seconds + 2 * self.context_seconds:
             found = [self._long(model, row[0, :length]) for row, length in zip(batch["waveform"], lens.tolist())]
+            self.phases = {"chunks": time.perf_counter() - begun}
         else:
-            begun = time.perf_counter()
             encoded = model.encode(batch)
+            if encoded.hidden.is_cuda:
+                torch.cuda.synchronize(encoded.hidden.device)
             heard = time.perf_counter()
             found = self.decoder(model, encoded)
             self.phases = {"encode": heard - begun, "decode": time.perf_counter() - heard}
@@ -72,7 +98,8 @@ class AsrPredictor:
         best = hypotheses[0] if hypotheses else Hypothesis([], 0.0)
         record: Record = {"id": batch["id"][i], "hypothesis": self.tokenizer.decode(best.tokens)}
         if "text" in batch:
-            record["reference"] = batch["text"][i]
+            in_tokens = self.unit == "token"
+            record["reference"] = self.tokenizer.decode(batch["tokens"][i].tolist()) if in_tokens else batch["text"][i]
         record |= {"score": best.score, "duration": duration}
         record |= {name: batch[name][i] for name in self.fields if name in batch}
         words = words_of(best, self.tokenizer)
@@ -97,22 +124,29 @@ class AsrPredictor:
         rates = {RATE_NAMES[unit]: found.rate for unit, found in counts.items()}
         return rates | {"ser": counts[units[0]].item_rate, "utterances": len(known)}
 
-    def leave(self, records: Sequence[Record], folder: Path) -> list[Path]:
-        """Write the files of `formats` into `folder`."""
+    def leave(self, made: Any) -> str | None:
+        """Write the files of `formats` of a `trainer.prediction.MadeSet`; says where they are."""
         if not self.formats:
-            return []
+            return None
         transcripts = [
             Transcript(record["id"], [_hypothesis(one) for one in record["n_best"]], record["duration"])
-            for record in records
+            for record in made.records
         ]
-        return write_transcripts(folder, transcripts, self.tokenizer, self.formats)
+        folder = made.output.records.with_suffix("")
+        write_transcripts(folder, transcripts, self.tokenizer, self.formats)
+        return f"{made.name}: {', '.join(self.formats)} -> {folder}"
 
     def evaluate(self, made: Any, options: Mapping[str, Any]) -> str:
-        """Errors with intervals, by the fields of the records and by duration; the report lies beside the records."""
+        """Errors with intervals, by the fields of the records and by duration; the report lies beside the records.
+
+        Args:
+            made: a `trainer.prediction.MadeSet`.
+            options: `unit`, if it is to be another than the predictor's.
+        """
         known = [record for record in made.records if "reference" in record]
         if not known:
             return f"{made.name}: no reference is known, there is nothing to score"
-        report = RecognitionReport(known, self.unit, slices=(*self.fields, "duration"))
+        report = RecognitionReport(known, options.get("unit") or self.unit, slices=(*self.fields, "duration"))
         folder = made.output.records.with_suffix(".report")
         report.write(folder)
         return f"{report}\n-> {folder}"

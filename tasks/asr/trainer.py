@@ -13,6 +13,7 @@ from torch import Tensor
 from components.data import check_sample_rate
 from components.metrics.error_rates import RATE_NAMES, collapse_warning, error_counts
 from components.models.asr import AsrModel, AsrOutput, Hypothesis
+from tasks.asr.decoders import check_heads
 from trainer import StepOutput, Trainer
 from utils.errors import UserError
 
@@ -26,8 +27,8 @@ class AsrTrainer(Trainer):
     """Trains an `AsrModel`.
 
     Logged beside `loss`: `loss_<head>` where there are several, what the heads measure, `usable`, the share of
-    utterances that could be learned from; in validation `wer`, `cer` or `per`, and `length_ratio`, the length of what
-    was heard to that of what was said.
+    utterances that some head could learn from; in validation `wer`, `cer` or `per`, and `length_ratio`, the length of
+    what was heard to that of what was said.
 
     Attributes:
         decoder: `(model, encoded) -> n-best hypotheses of each utterance`, for validation.
@@ -52,8 +53,7 @@ class AsrTrainer(Trainer):
         model: AsrModel = self.unwrapped_model
         loaders = {"train_dataloader": self.train_dataloader, "val_dataloader": self.val_dataloader}
         check_sample_rate(loaders, getattr(model.frontend, "sample_rate", None))
-        if missing := [name for name in self.decoder.needs if name not in model.heads]:
-            raise UserError(f"decoder: it reads the head {missing[0]!r}; the model has {', '.join(model.heads)}")
+        check_heads(self.decoder, model)
 
     def training_step(self, batch: Batch, batch_idx: int) -> StepOutput:
         return self._step(batch, self.model(batch))
@@ -61,8 +61,9 @@ class AsrTrainer(Trainer):
     def validation_step(self, batch: Batch, batch_idx: int) -> StepOutput:
         output: AsrOutput = self.model(batch)
         step = self._step(batch, output)
-        heard = [hypotheses[0].tokens for hypotheses in self.decoder(self.unwrapped_model, output.encoded)]
-        texts = [self.tokenizer.decode(tokens) for tokens in heard]
+        found = self.decoder(self.unwrapped_model, output.encoded)
+        heard = [hypotheses[0].tokens if hypotheses else [] for hypotheses in found]
+        step.outputs = texts = [self.tokenizer.decode(tokens) for tokens in heard]
         for unit in self.error_units:
             said = self._said(batch) if unit == "token" else batch["text"]
             counts = error_counts(said, texts, unit)
@@ -83,15 +84,14 @@ class AsrTrainer(Trainer):
 
     def _step(self, batch: Batch, output: AsrOutput) -> StepOutput:
         metrics: dict[str, tuple[Tensor, Tensor]] = {}
-        per_utterance = output.per_item.new_ones(len(output.per_item))
+        usable = torch.zeros_like(output.per_item)
         for name, head in output.heads.items():
-            usable = head.usable.to(per_utterance.dtype)
             if len(output.heads) > 1:
-                metrics[f"loss_{name}"] = (head.per_item.detach().sum(), self._count(batch, usable))
+                metrics[f"loss_{name}"] = (head.per_item.detach().sum(), self._count(batch, head.usable))
             metrics |= head.metrics
-            per_utterance = per_utterance * usable
-        metrics["usable"] = (per_utterance.sum(), per_utterance.new_tensor(len(per_utterance)))
-        return StepOutput(output.per_item.sum(), self._count(batch, per_utterance), metrics)
+            usable = usable.maximum(head.usable.to(usable.dtype))
+        metrics["usable"] = (usable.sum(), usable.new_tensor(len(usable)))
+        return StepOutput(output.per_item.sum(), self._count(batch, usable), metrics)
 
     def _count(self, batch: Batch, usable: Tensor) -> Tensor:
         return (batch["token_lens"] * usable).sum() if self.loss_per == "token" else usable.sum()

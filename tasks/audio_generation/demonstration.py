@@ -13,6 +13,7 @@ import torch
 from components.metrics.distances import frechet_distance
 from tasks.audio_generation.inference import AudioGenerationPredictor, file_name, item_seed, write_sound
 from tasks.audio_generation.judges import Judge
+from tasks.audio_generation.task_scores import TaskScores, table
 from trainer import Callback, Every, StepOutput
 from utils.io import write_json
 from utils.plot import save_spectrograms
@@ -24,9 +25,9 @@ class Demonstration(Callback):
     """Makes sounds for what validation clips ask for, and says how many judges take for that.
 
     Metrics: `val/<target>_recognised`, the share of wishes that the judges hear; `val/frechet`, the distance between
-    sounds made and real ones in the first judge's embedding. Sounds and a sheet of spectrograms go to
-    `exp_dir/samples/step_...` and to the trackers, at the end of a run and every `every_n_steps`. Every wish has its
-    seed: the sheets of a run compare.
+    sounds made and real ones in the first judge's embedding; those of `scores`. Sounds, the recordings that they were
+    made of, and a sheet of spectrograms go to `exp_dir/samples/step_...` and to the trackers, at the end of a run and
+    every `every_n_steps`. Every wish has its seed: the sheets of a run compare.
 
     Args:
         predictor: how sounds are made, see `AudioGenerationPredictor`; its `labels` name the wishes.
@@ -34,6 +35,7 @@ class Demonstration(Callback):
         share: of the clips that are asked for in between, chosen by their ids; at the end all are.
         num_shown: how many of them are written and drawn.
         every_n_steps: updates; it happens at the validation that is due then. None: only at the end.
+        scores: task -> name -> a metric of pairs, what tasks are scored by besides; see `TaskScores`.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class Demonstration(Callback):
         share: float = 0.25,
         num_shown: int = 12,
         every_n_steps: int | None = None,
+        scores: Mapping[str, Mapping[str, Any] | None] | None = None,
     ) -> None:
         self._predictor, self._share_between, self._num_shown = predictor, share, num_shown
         self._judges = {name: Judge(folder) for name, folder in (judges or {}).items() if folder is not None}
         self._every = Every(n_steps=every_n_steps)
+        self._scores = TaskScores(scores or {})
         self._share = 0.0  # of the clips, in this validation
-        self._shown: dict[int, tuple[str, str, np.ndarray, int]] = {}  # by the clips' keys
+        self._shown: dict[tuple[int, str], list[tuple[str, str, np.ndarray, int]]] = {}  # by the clips' keys, and task
         self._embeddings: dict[str, list[np.ndarray]] = {"made": [], "real": []}
         self._closing_line: str | None = None
 
@@ -72,9 +76,15 @@ class Demonstration(Callback):
         made, lens = self._predictor.make(model, batch, seeds)
         rate = model.autoencoder.sample_rate
         self._judge(trainer, batch, made, lens, rate)
+        wishes, judges = self._predictor.wishes(batch), list(self._judges.values())
+        for name, total, count in self._scores.of(batch, (made, lens), model.autoencoder, judges, wishes):
+            trainer.log(name, total, count)
+        tasks, given = batch.get("task", [""] * len(rows)), batch.get(self._scores.source)
         for i, row in enumerate(rows):
-            sound = made[i, 0, : int(lens[i])].float().cpu().numpy()
-            self._shown[keys[row]] = (batch["id"][i], batch["instruction"][i], sound, rate)
+            name, sound = batch["id"][i], made[i, 0, : int(lens[i])].float().cpu().numpy()
+            self._shown[keys[row], tasks[i]] = [(name, batch["instruction"][i], sound, rate)]
+            if given is not None and given[i].any():
+                self._shown[keys[row], tasks[i]] += [(f"{name}_input", "(its input)", given[i, 0].cpu().numpy(), rate)]
         self._shown = {key: self._shown[key] for key in sorted(self._shown)[: self._num_shown]}
 
     def _judge(self, trainer: Any, batch: dict[str, Any], made: torch.Tensor, lens: torch.Tensor, rate: int) -> None:
@@ -108,18 +118,21 @@ class Demonstration(Callback):
             return
         folder = Path(trainer.exp_dir) / "samples" / f"step_{trainer.global_step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
-        files, panels = {}, []
-        for name, instruction, sound, rate in self._shown.values():
-            path = folder / f"{file_name(name)}.wav"
-            write_sound(path, sound, rate)
-            files[f"samples/{path.stem}"] = path
-            panels.append((sound, rate, instruction))
+        files, panels, several = {}, [], len({task for _, task in self._shown}) > 1
+        for (_, task), shown in self._shown.items():
+            for name, instruction, sound, rate in shown:
+                path = folder / f"{file_name(f'{task}_{name}' if several else name)}.wav"
+                write_sound(path, sound, rate)
+                files[f"samples/{path.stem}"] = path
+                panels.append((sound, rate, instruction))
         save_spectrograms(panels, folder / "spectrograms.png")
         scores = {name: value for name, value in trainer.metrics.items() if name.startswith("val/")}
         write_json(folder / "scores.json", scores | {"made_by": self._settings()})
         trainer.log_files(files | {"samples/spectrograms": folder / "spectrograms.png"})
-        reached = "  ".join(f"{name[4:]} {value:.4g}" for name, value in scores.items() if "loss" not in name)
-        self._closing_line = f"{reached}\n  sounds and their spectrograms: {folder}"
+        overall = [name for name in scores if "loss" not in name and name.count("/") == 1]
+        reached = "  ".join(f"{name[4:]} {scores[name]:.4g}" for name in overall)
+        by_task = "".join(f"\n  {line}" for line in table(scores).splitlines())
+        self._closing_line = f"{reached}{by_task}\n  sounds and their spectrograms: {folder}"
         self._shown = {}
 
     def on_fit_end(self, trainer: Any) -> None:

@@ -24,9 +24,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from components.data.audio import resample
-from components.data.collate import PadCollate
 from components.data.recipes.common import is_prepared, whole_folder
+from components.metrics import Listener
 from trainer.checkpoint import find
 from trainer.loading import load_trained
 from utils.compose import COMPOSE_ERRORS, CONFIGS, Request
@@ -169,36 +168,23 @@ class Judge:
 
     def __init__(self, exp_dir: str | Path, device: str = "cpu", batch_size: int = 64) -> None:
         self._run = load_run(str(exp_dir))
-        config = self._run.config
-        for key in ("labels", "sample_rate"):
-            if config.get(key) is None:
-                raise UserError(f"judge {exp_dir}: its config has no {key}, so it is no tagging run")
-        self.labels = {str(target): [str(name) for name in names] for target, names in config.labels.items()}
-        self.sample_rate, self.device, self.batch_size = int(config.sample_rate), device, batch_size
-        self._hearing = self._run.build("hearing") if config.get("hearing") is not None else {}
-        model = self._run.build("model")
+        self._listener = Listener.of_run(self._run, device=device, batch_size=batch_size)
+        self.labels, self.sample_rate = dict(self._listener.labels), self._listener.sample_rate
         checkpoint = find(self._run.default_checkpoint(), self._run.checkpoint_dir)
-        load_trained(model, checkpoint, config.get("pretrained"))
-        self._model = model.to(device).eval().requires_grad_(False)
+        load_trained(self._listener.model, checkpoint, self._run.config.get("pretrained"))
 
     def hear(self, waveform: Tensor, audio_lens: Tensor, sample_rate: int) -> Verdict:
         """Classes, probabilities and embeddings of `[B, 1, T]` with `audio_lens [B]`, at `sample_rate` Hz; on the CPU.
 
         A clip's verdict is its own: it depends neither on its neighbours nor on how long the batch is.
         """
-        clips, sounds = [], []
-        for clip, length in zip(waveform.detach().cpu().float(), audio_lens.tolist()):
-            clip = clip[:, :length]
-            sounds.append(bool(clip.isfinite().all()) and bool(clip.any()))
-            clips.append(self._heard(clip, sample_rate) if sounds[-1] else torch.zeros(1, self.sample_rate))
-        parts = [self._ask(clips[first : first + self.batch_size]) for first in range(0, len(clips), self.batch_size)]
-        is_sound = torch.tensor(sounds).unsqueeze(1)
-        probs = {target: torch.cat([part[0][target] for part in parts]) * is_sound for target in self.labels}
+        logits, embedding, sounds = self._listener.hear(waveform, audio_lens, sample_rate)
+        probs = {target: values.softmax(1) * sounds.unsqueeze(1) for target, values in logits.items()}
         classes = {
-            target: [names[k] if sound else "" for k, sound in zip(probs[target].argmax(1).tolist(), sounds)]
+            target: [names[k] if sound else "" for k, sound in zip(probs[target].argmax(1).tolist(), sounds.tolist())]
             for target, names in self.labels.items()
         }
-        return Verdict(classes, probs, torch.cat([part[1] for part in parts]) * is_sound)
+        return Verdict(classes, probs, embedding * sounds.unsqueeze(1))
 
     def classify(self, waveform: Tensor, audio_lens: Tensor, sample_rate: int) -> dict[str, list[str]]:
         """Target -> class name of each clip; arguments as in `hear`."""
@@ -215,20 +201,6 @@ class Judge:
             level = {"level": {"_target_": "components.data.generation.NormalizeLevel"}}
             OmegaConf.update(config, "test_dataloader.dataset.augment", level, merge=False)
         return StoredRun(self._run.exp_dir, config).build("test_dataloader")
-
-    def _heard(self, clip: Tensor, sample_rate: int) -> Tensor:
-        if sample_rate != self.sample_rate:
-            clip = torch.from_numpy(resample(clip[0].numpy(), sample_rate, self.sample_rate)).unsqueeze(0)
-        for step in self._hearing.values():
-            clip = step(clip, self.sample_rate)
-        return clip
-
-    @torch.inference_mode()
-    def _ask(self, clips: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        batch = PadCollate()([{"waveform": clip} for clip in clips])
-        output = self._model(batch["waveform"].to(self.device), batch["audio_lens"].to(self.device))
-        probs = {target: logits.float().softmax(1).cpu() for target, logits in output.logits.items()}
-        return probs, output.embedding.float().cpu()
 
 
 # ------------------------------------------------------------------------------------------------------------ ceilings

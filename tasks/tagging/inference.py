@@ -44,6 +44,12 @@ class TaggingPredictor:
             records.append({"id": identifier, "predictions": predicted} | ({"targets": known} if known else {}))
         return records
 
+    def page(self, model: Any, config: Any) -> Any:
+        """A page on which to let the model listen to recordings; see `tasks.tagging.page`."""
+        from tasks.tagging.page import build_page
+
+        return build_page(model, self)
+
     def _rank(self, target: str, logits: Tensor) -> list[dict[str, Any]]:
         names = self.labels[target]
         probs = torch.softmax(logits.float(), dim=1)

@@ -11,12 +11,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from components.data import PadCollate
+from components.generative import OdeSampler
 from tasks.audio_generation import AudioGenerationPredictor, AudioGenerationTrainer, Demonstration
 from tasks.audio_generation.inference import file_name, item_seed
 from tests.components.test_generator import generator
 from tests.trainer.test_resume import PullThePlug, Unplugged
 from trainer.callbacks import ExponentialMovingAverage, ModelCheckpoint
 from trainer.prediction import predict_with
+from utils.errors import UserError
 
 WISHES = ["say seven", "say three", "loud", "quiet"]
 
@@ -96,9 +98,12 @@ def test_sounds_and_records_are_left_for_every_item(tmp_path):
     assert where == tmp_path / "made.jsonl"
     records, bad = predict_with(generator(), predictor, loader(), "cpu")
     assert (len(records), bad) == (32, [])
-    assert records[0]["id"] == "clip/0_0"
+    assert [record["id"] for record in records[:3]] == ["clip/0_0", "clip/0_1", "clip/1_0"]
+    assert (records[1]["reference_id"], records[1]["task"]) == ("clip/0", "tts")
     assert records[0]["labels"] == {"word": "a"}
-    info = soundfile.info(records[0]["audio_path"])
+    assert records[2]["audio_path"].startswith("made/music/")
+    assert predictor.phases.keys() == {"model", "decode", "write"}
+    info = soundfile.info(tmp_path / records[0]["audio_path"])
     assert (info.samplerate, info.frames) == (8_000, 400)
     assert len({record["seed"] for record in records}) == 32
     assert predictor.score(records)["seconds"] == pytest.approx(32 * 0.05)
@@ -108,8 +113,76 @@ def test_a_sound_can_have_a_file_of_its_own(tmp_path):
     predictor = AudioGenerationPredictor(num_steps=2)
     assert predictor.write_to(tmp_path / "one.wav") == tmp_path / "one.jsonl"
     one = DataLoader(Sounds(), batch_sampler=[[3]], collate_fn=PadCollate())
-    predict_with(generator(), predictor, one, "cpu")
+    [record], _ = predict_with(generator(), predictor, one, "cpu")
+    assert record["audio_path"] == "one.wav"
     assert soundfile.info(tmp_path / "one.wav").frames == 400
+    with pytest.raises(UserError, match=r"one\.wav is one sound, and there are more"):
+        predict_with(generator(), predictor, loader(), "cpu")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b"RIFF"),
+        lambda path: path.write_bytes(path.read_bytes()[:200]),
+        lambda path: soundfile.write(path, torch.zeros(400).numpy(), 16_000),
+    ],
+)
+def test_a_sound_that_is_not_what_its_record_says_is_told(tmp_path, damage):
+    predictor = AudioGenerationPredictor(num_steps=2)
+    predictor.write_to(tmp_path / "made.jsonl")
+    one = DataLoader(Sounds(), batch_sampler=[[3]], collate_fn=PadCollate())
+    [record], _ = predict_with(generator(), predictor, one, "cpu")
+    assert predictor.problem_of(record) is None
+    damage(tmp_path / record["audio_path"])
+    assert record["audio_path"] in predictor.problem_of(record)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "midpoint", "heun", "rk4", "unipc", "dpmsolver++"])
+def test_samplers_are_named(sampler):
+    pytest.importorskip("diffusers")
+    predictor = AudioGenerationPredictor(num_steps=12, sampler=sampler)
+    plain = AudioGenerationPredictor(num_steps=64)
+    batch = PadCollate()([Sounds()[i] for i in range(2)])
+    seeds = torch.tensor([3, 4])
+    model = generator().eval()
+    found, wanted = (one.make(model, batch, seeds)[0] for one in (predictor, plain))
+    assert torch.isfinite(found).all()
+    assert (found - wanted).abs().mean() < 0.2 * wanted.abs().mean()
+    assert sampler in predictor(model, batch)[0]["sampler"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"sampler": "unipcc"}, r"sampler: 'unipcc' is none of .* \(did you mean 'unipc'\?\)"),
+        ({"sampler": "ddim"}, "sampler: ddim can not sample from what was trained for velocity"),
+        ({"grid": "swai"}, r"grid: 'swai' is none of uniform, sway, shifted \(did you mean 'sway'\?\)"),
+        ({"guidance_interval": [0.5]}, "guidance_interval: expected its begin and its end"),
+        ({"num_steps": 0}, "num_steps and num_samples: at least 1 each, not 0 and 1"),
+        ({"sampler": OdeSampler(), "grid": "sway"}, "grid: goes with a sampler that is named"),
+    ],
+)
+def test_settings_that_can_not_be_are_one_sentence(settings, sentence):
+    with pytest.raises(UserError, match=sentence):
+        AudioGenerationPredictor(**settings).prepare(generator())
+
+
+def test_a_sound_that_is_no_number_is_a_bad_sample_and_the_others_are_made(tmp_path):
+    predictor = AudioGenerationPredictor(num_steps=2)
+    predictor.write_to(tmp_path / "made.jsonl")
+    make = predictor.make
+
+    def spoiled(model, batch, seeds):
+        sounds, lens = make(model, batch, seeds)
+        sounds[[i for i, name in enumerate(batch["id"]) if name == "clip/6"]] = float("nan")
+        return sounds, lens
+
+    predictor.make = spoiled
+    records, bad = predict_with(generator(), predictor, loader(), "cpu")
+    assert len(records) == 15
+    assert [(one["id"], one["reason"]) for one in bad] == [("clip/6", "no finite sound")]
 
 
 def test_seeds_and_names_belong_to_items():

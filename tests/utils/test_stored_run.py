@@ -121,6 +121,71 @@ def test_the_default_checkpoint_is_the_best_one_that_is_there(run):
     assert run.default_checkpoint() == "best"
 
 
+def instructed(run, **more):
+    """The run with a generator's data: instructions around clips."""
+    task = {"_target_": "components.data.generation.InstructedDataset", "task": "tts", "templates": ["say {text}"]}
+    inner = {"_target_": "components.data.AudioDataset", "manifest": "test.jsonl", "sample_rate": 8000}
+    run.config.test_dataloader.dataset = task | {"wording": 0, "dataset": inner} | more
+    run.config.instructions = {"tts": {"train": ["say {text}"], "held_out": ["utter {text}", "speak {text}"]}}
+    return run
+
+
+def test_wordings_that_were_held_out_take_the_place_of_the_others(run):
+    loaders = loaders_of(instructed(run), wordings="held_out")
+    assert list(loaders) == ["test_held_out"]
+    dataset = loaders["test_held_out"].dataset
+    assert (dataset.templates, dataset.wording) == (["utter {text}", "speak {text}"], None)
+    [own] = loaders_of(run, wordings=["do {text}"], data_dict={"digits": {"test": {"max_samples": 3}}}).items()
+    assert (own[0], own[1].dataset.templates) == ("digits_test_own_wordings", ["do {text}"])
+    assert own[1].dataset.dataset.max_samples == 3
+
+
+def test_wordings_that_are_not_there_are_told(run):
+    with pytest.raises(UserError, match="wordings: the data of this run has no instructions"):
+        loaders_of(run, wordings="held_out")
+    with pytest.raises(UserError, match=r"no 'heldout' of tts, only train, held_out \(did you mean 'held_out'\?\)"):
+        loaders_of(instructed(run), wordings="heldout")
+
+
+def test_settings_go_to_the_predictor_whatever_it_takes(run):
+    run.config.predictor = {"_target_": "tasks.tagging.TaggingPredictor", "labels": {"a": ["b"]}, "main_target": "a"}
+    changed = run.with_settings("infer_args", OmegaConf.create({"top_k": 2, "main_target": None}))
+    assert (changed.config.predictor.top_k, changed.config.predictor.main_target) == (2, "a")
+    assert "top_k" not in run.config.predictor
+    with pytest.raises(
+        UserError, match=r"infer_args.topk: the run's TaggingPredictor has no .* \(did you mean 'top_k'"
+    ):
+        run.with_settings("infer_args", OmegaConf.create({"topk": 2}))
+    run.config.predictor["_target_"] = "os.system"
+    with pytest.raises(UserError, match=r"^predictor._target_: 'os.system' is not among"):
+        run.with_settings("infer_args", OmegaConf.create({"top_k": 2}))
+
+
+def test_a_whole_dataset_can_stand_in_the_place_of_splits(run):
+    own = {
+        "_target_": "components.data.AudioDataset",
+        "manifest": "${data_root}/m.jsonl",
+        "sample_rate": "${sample_rate}",
+    }
+    dataset = loaders_of(run, data_dict={"mine": own}, data_root="/data")["mine"].dataset
+    assert (dataset.manifest, dataset.sample_rate) == ("/data/m.jsonl", 8000)
+
+
+def test_what_items_are_does_not_depend_on_how_many_are_taken(run):
+    few, all_of_them = (
+        evaluations(run, request(data_dict={"digits": {"test": changes}}))[0].data()
+        for changes in ({"max_samples": 1}, {})
+    )
+    assert few == all_of_them
+    other = evaluations(run, request(data_dict={"digits": {"test": {"channel": 1}}}))[0].data()
+    assert other != few
+
+
+def test_a_part_of_a_node_is_built(run):
+    run.config.callbacks = {"one": {"net": run.config.model}}
+    assert run.build("callbacks.one.net").out_features == 3
+
+
 def test_folders_without_a_run_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="there is no folder nowhere"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,15 +146,15 @@ class InstructedDataset(Dataset):
 
 
 class MultitaskDataset(ConcatDataset):
-    """Several tasks on the clips of one dataset: every task has an item for each clip, with the streams of all.
+    """Several tasks as one dataset: every task has an item for each of its clips, with the streams of all.
 
-    A `MixtureBatchSampler` with `mode: sample` mixes them in every batch, by weights. Tasks on different corpora go
-    into a `ConcatDataset` of `InstructedDataset`s with the same `streams`.
+    A `MixtureBatchSampler` with `mode: sample` mixes them in every batch, by weights.
 
     Args:
-        dataset: the clips; read, and kept in memory, once for all tasks.
+        dataset: the clips; read, and kept in memory, once for all tasks that bring no `dataset` of their own.
         tasks: task -> a partial of `InstructedDataset`, with what is the task's own; null removes one.
-        streams, prepare, canvas, fields: of all tasks, see `InstructedDataset`. By default streams that any task makes.
+        streams, prepare, canvas, fields: of the tasks that bring none of their own, see `InstructedDataset`. By default
+            streams that any task makes.
 
     Raises:
         UserError: no task is left, or two make streams of one name and different kinds; see also `InstructedDataset`.
@@ -171,14 +172,21 @@ class MultitaskDataset(ConcatDataset):
         shared = {"dataset": dataset, "prepare": prepare, "canvas": canvas, "fields": fields}
         kept = {name: make for name, make in tasks.items() if make is not None}
         if streams is None:
-            streams = _kinds_of_all({name: make(task=name, **shared) for name, make in kept.items()})
-        super().__init__({name: make(task=name, streams=streams, **shared) for name, make in kept.items()})
+            streams = _kinds_of_all({name: _made(make, task=name, **shared) for name, make in kept.items()})
+        super().__init__({name: _made(make, task=name, streams=streams, **shared) for name, make in kept.items()})
         self.streams = dict(streams)
 
     @property
     def bad_samples(self) -> list[dict[str, Any]]:
         """What the dataset left out when it was made."""
-        return next(iter(self.named.values())).bad_samples
+        distinct = {id(part.dataset): part.dataset for part in self.named.values()}
+        return [bad for dataset in distinct.values() for bad in dataset.bad_samples]
+
+
+def _made(make: Callable[..., InstructedDataset], **shared: Any) -> InstructedDataset:
+    """A task's dataset; what its partial brings goes before what tasks share."""
+    own = make.keywords if isinstance(make, partial) else {}
+    return make(**{name: value for name, value in shared.items() if name not in own})
 
 
 def key_of(*parts: object) -> int:

@@ -80,7 +80,8 @@ class AsrModel(nn.Module):
         if unknown := set(self.loss_weights) - set(self.heads):
             raise UserError(f"model.loss_weights.{min(unknown)}: the model has only the heads {', '.join(self.heads)}")
         self._layers = sorted({layer for head in self.heads.values() for layer in getattr(head, "layers", ())})
-        self.register_buffer("vocabulary", torch.frombuffer(bytearray.fromhex(tokenizer.fingerprint), dtype=torch.uint8))
+        fingerprint = bytearray.fromhex(tokenizer.fingerprint)
+        self.register_buffer("vocabulary", torch.frombuffer(fingerprint, dtype=torch.uint8))
         self.register_load_state_dict_pre_hook(_check_vocabulary)
 
     @cached_property
@@ -105,7 +106,13 @@ class AsrModel(nn.Module):
         return self.encoder(features, lens, layers=self._layers)
 
     def forward(self, batch: Batch) -> AsrOutput:
-        """Losses of a batch with `tokens [B, N]`, -100 behind their ends, and `token_lens [B]` beside the audio."""
+        """Losses of a batch with `tokens [B, N]`, -100 behind their ends, and `token_lens [B]` beside the audio.
+
+        Raises:
+            UserError: nobody wrote down what is said.
+        """
+        if "tokens" not in batch:
+            raise UserError("the batch has no tokens: the records of its dataset have no transcripts to learn from")
         encoded = self.encode(batch)
         heads = {name: head(encoded, batch["tokens"], batch["token_lens"]) for name, head in self.heads.items()}
         weighted = (self.loss_weights[name] * output.per_item for name, output in heads.items())

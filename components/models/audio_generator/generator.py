@@ -27,9 +27,11 @@ from components.models.audio_generator.durations import (
     from_log_duration,
     round_durations,
 )
+from utils.errors import UserError
 
 Batch = Mapping[str, Any]
 
+_ROUNDING = 1e-3  # frames: what sums of seconds are off
 _NO_GUIDANCE = FactoredGuidance({"all": ()}, 1.0)
 
 
@@ -68,8 +70,10 @@ class AudioGenerator(nn.Module):
         objective: `FlowMatching` or `VDiffusion`.
         content_adapter: makes, from `content_dim` and `instruction_dim`, what reads `content` in the light of
             `instruction`; None: content stays as it is.
-        content, instruction: the streams that the adapter joins. With durations (`<content>_durations [B, S]` seconds,
-            or the adapter's) the tokens of the content are also the stream `<content>_frames`, laid out in time.
+        content, instruction: the streams that the adapter joins. With durations the tokens of the content are also the
+            stream `<content>_frames`, laid out in time.
+        durations: the field with the seconds of the content's tokens, `[B, S]`; by default `<content>_durations`. Items
+            without, all zeros, get the adapter's, stretched to the length of the clip.
         source: the stream in whose latents, instead of noise, a flow starts.
         is_full: all clips fill their canvas, so that nothing needs a mask.
     """
@@ -84,6 +88,7 @@ class AudioGenerator(nn.Module):
         content_adapter: Callable[..., nn.Module] | None = None,
         content: str = "text",
         instruction: str = "instruction",
+        durations: str | None = None,
         source: str | None = None,
         is_full: bool = False,
     ) -> None:
@@ -96,6 +101,7 @@ class AudioGenerator(nn.Module):
         }
         self.content_encoder = nn.ModuleDict(encoders)
         self.content, self.instruction, self.source, self.is_full = content, instruction, source, is_full
+        self.durations = durations or f"{content}_durations"
         widths = {name: encoder.embed_dim for name, encoder in encoders.items()}
         self.content_adapter = None
         if content_adapter is not None:
@@ -150,7 +156,15 @@ class AudioGenerator(nn.Module):
 
     @torch.no_grad()
     def source_latents(self, batch: Batch, num_frames: int) -> Tensor:
-        """Those of the stream where a flow starts, `[B, num_frames, D]`."""
+        """Those of the stream where a flow starts, `[B, num_frames, D]`.
+
+        Raises:
+            UserError: the batch has no such recordings.
+        """
+        if self.source not in batch:
+            raise UserError(
+                f"this model starts in a recording, the field {self.source!r}, which the batch does not have"
+            )
         latents, _ = self.autoencoder.encode(batch[self.source], batch[f"{self.source}_lens"])
         return nn.functional.pad(latents, (0, 0, 0, num_frames - latents.shape[1]))
 
@@ -159,8 +173,8 @@ class AudioGenerator(nn.Module):
         streams: dict[str, Stream] = {}
         for name, encoder in self.content_encoder.items():
             if name in batch:
-                more = {field: batch[field] for field in encoder.more_fields if field in batch}
-                streams[name] = encoder(batch[name], batch.get(f"{name}_lens"), **more)
+                more = {field: _never_empty(batch[field]) for field in encoder.more_fields if field in batch}
+                streams[name] = encoder(_never_empty(batch[name]), batch.get(f"{name}_lens"), **more)
         device = next(self.backbone.parameters()).device
         present = {name: batch[f"has_{name}"].to(device) for name in streams if f"has_{name}" in batch}
         if self.content_adapter is None or self.content not in streams:
@@ -237,25 +251,34 @@ class AudioGenerator(nn.Module):
         """The content's tokens in time, where their durations are known or predicted."""
         if self.content_frames not in self.fuser.slots or self.content not in streams:
             return
-        content, key = streams[self.content], f"{self.content}_durations"
-        if key in batch:
-            seconds = batch[key]
-        elif adapted is not None and adapted.log_durations is not None:
-            seconds = from_log_duration(adapted.log_durations, TOKEN_RESOLUTION)
-        else:
-            return
+        content = streams[self.content]
         token_lens = torch.full_like(lens, content.values.shape[1]) if content.lens is None else content.lens
-        frames = round_durations(seconds, token_lens, total=lens)
-        streams[self.content_frames] = expand_by_durations(content, frames, num_frames)
+        seconds, total = self._given_durations(batch, content), lens
+        if seconds is not None:  # a clip may go on in silence behind its last token
+            rate = self.autoencoder.sample_rate / self.autoencoder.hop_length
+            total = torch.minimum((seconds.sum(1) * rate - _ROUNDING).ceil().long(), lens)
+        if adapted is not None and adapted.log_durations is not None:
+            predicted = from_log_duration(adapted.log_durations, TOKEN_RESOLUTION)
+            seconds = predicted if seconds is None else torch.where(total.unsqueeze(1) > 0, seconds, predicted)
+            total = torch.where(total > 0, total, lens)
+        if seconds is None:
+            return
+        frames = round_durations(seconds, token_lens, total=total)
+        streams[self.content_frames] = Stream(expand_by_durations(content, frames, num_frames).values, lens)
         has_time = (seconds > 0).any(1)
         present[self.content_frames] = has_time & present[self.content] if self.content in present else has_time
+
+    def _given_durations(self, batch: Batch, content: Stream) -> Tensor | None:
+        """Seconds of the content's tokens `[B, S]`, zeros for an item without; None where the batch has none."""
+        seconds = batch.get(self.durations)
+        return None if seconds is None else nn.functional.pad(seconds, (0, content.values.shape[1] - seconds.shape[1]))
 
     def _duration_losses(
         self, adapted: AdapterOutput, content: Stream, present: Mapping[str, Tensor], batch: Batch, lens: Tensor
     ) -> DurationLosses:
         """Of items with content; those of their tokens where the batch has durations."""
         has_content = present.get(self.content, torch.ones_like(lens, dtype=torch.bool))
-        seconds = batch.get(f"{self.content}_durations")
+        seconds = self._given_durations(batch, content)
         is_timed = torch.zeros_like(has_content) if seconds is None else has_content & (seconds > 0).any(1)
         rate = self.autoencoder.sample_rate / self.autoencoder.hop_length
         predicted = adapted.log_durations
@@ -273,6 +296,13 @@ class AudioGenerator(nn.Module):
 
     def _padding_mask(self, lens: Tensor, num_frames: int) -> Tensor | None:
         return None if self.is_full else ~length_mask(lens, num_frames)
+
+
+def _never_empty(field: Any) -> Any:
+    """A field that no item of a batch has, `[B, 0, ...]`, with one place of zeros: a network can be run on that."""
+    if not isinstance(field, Tensor) or field.numel():
+        return field
+    return field.new_zeros([max(1, size) for size in field.shape])
 
 
 def _concatenated(conditions: Collection[Conditions]) -> Conditions:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from string import Formatter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,24 +27,34 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(normalise(text))
 
 
-def vocabulary_of(templates: Iterable[str], values: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+def vocabulary_of(templates: Iterable[Any], values: Mapping[str, Iterable[Any]] | None = None) -> list[str]:
     """All words that templates can become, sorted.
 
     Args:
-        templates: sentences with fields, "say the word {word} like {speaker}".
-        values: field -> all that may stand there.
+        templates: sentences with fields, "say the word {word} like {speaker}"; lists, or mappings task -> list, as deep
+            as one likes.
+        values: field -> all that may stand there, likewise.
 
     Raises:
         UserError: a template has a field without values.
     """
     values, words = values or {}, set()
-    for template in templates:
+    for template in _flat(templates):
         for literal, field, _, _ in Formatter().parse(template):
             words.update(words_of(literal))
             if field is not None and field not in values:
                 raise UserError(f"vocabulary: {template!r} has a field {field!r}, for which there are no values")
-    words.update(word for allowed in values.values() for value in allowed for word in words_of(str(value)))
+    words.update(word for value in _flat(values) for word in words_of(value))
     return sorted(words)
+
+
+def _flat(nested: Any) -> Iterator[str]:
+    """The texts in lists and mappings of lists."""
+    if isinstance(nested, str) or not isinstance(nested, Iterable):
+        yield str(nested)
+        return
+    for one in nested.values() if isinstance(nested, Mapping) else nested:
+        yield from _flat(one)
 
 
 class Vocabulary:
