@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Collection, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -206,13 +207,14 @@ def _template(root: DictConfig) -> DictConfig:
 
 def _datasets(root: DictConfig, request: DictConfig, template: DictConfig) -> dict[str, Any]:
     if request.audio is not None:
-        if isinstance(request.audio, str) and request.audio.endswith((".jsonl", ".jsonl.gz")):
-            return {"audio": OmegaConf.merge(template.dataset, {"manifest": request.audio})}
-        root.audio = request.audio
-        return {"audio": OmegaConf.to_container(request.audio_dataset, resolve=False)}
+        root.audio = _listed(request.audio)
     if request.get("prompt") is not None:
         root.prompt = request.prompt
         return {"prompt": OmegaConf.to_container(request.prompt_dataset, resolve=False)}
+    if request.audio is not None:
+        if isinstance(root.audio, str) and root.audio.endswith((".jsonl", ".jsonl.gz")):
+            return {"audio": _reading(template.dataset, root.audio)}
+        return {"audio": OmegaConf.to_container(request.audio_dataset, resolve=False)}
     if not request.data_dict:
         return {"test": template.dataset}
     found: dict[str, Any] = {}
@@ -265,6 +267,29 @@ def _without(content: Any, names: Collection[str]) -> Any:
     if isinstance(content, dict):
         return {key: _without(value, names) for key, value in content.items() if key not in names}
     return [_without(value, names) for value in content] if isinstance(content, list) else content
+
+
+def _listed(audio: Any) -> Any:
+    """What `audio` names; `-` is a list on standard input, a path a line.
+
+    Raises:
+        UserError: there is none.
+    """
+    if audio != "-":
+        return audio
+    if paths := [line.strip() for line in sys.stdin if line.strip()]:
+        return paths
+    raise UserError("audio: standard input has no path in it")
+
+
+def _reading(dataset: DictConfig, manifest: str) -> DictConfig:
+    """The same of another collection; the innermost dataset reads it."""
+    found = deepcopy(dataset)
+    inner = found
+    while "manifest" not in inner and isinstance(inner.get("dataset"), DictConfig):
+        inner = inner.dataset
+    inner.manifest = manifest
+    return found
 
 
 def _wrapped(dataset: Any, template: DictConfig) -> Any:

@@ -111,7 +111,8 @@ class AsrPredictor:
 
     def _described(self, one: Hypothesis) -> Record:
         told: Record = {"text": self.tokenizer.decode(one.tokens), "score": one.score, "scores": one.scores}
-        return told | {"tokens": one.tokens, "times": one.times, "confidences": one.confidences}
+        times = one.times and [list(span) for span in one.times]
+        return told | {"tokens": one.tokens, "times": times, "confidences": one.confidences}
 
     def score(self, records: Sequence[Record]) -> dict[str, float]:
         """Error rates in words and characters, or in tokens, over the utterances whose truth is known."""

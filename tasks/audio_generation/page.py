@@ -36,18 +36,21 @@ class WishingWell:
         self._folder = Path(tempfile.mkdtemp(prefix="ostinato-page-"))
 
     @torch.inference_mode()
-    def make(self, wish: str, num_steps: int, guidance_scale: float, seed: int) -> tuple[np.ndarray, float]:
+    def make(
+        self, wish: str, num_steps: int, guidance_scale: float, seed: int, recording: str | None = None
+    ) -> tuple[np.ndarray, float]:
         """A sound `[T]`, and the seconds that it took.
 
         Raises:
             UserError: the wish is empty.
+            BadSample: the recording can not be read, or is too long.
         """
         from accelerate.utils import send_to_device
 
         from tasks.audio_generation.inference import item_seed
 
         rate = self.model.autoencoder.sample_rate
-        items = Wishes(wish, rate, self.seconds)
+        items = Wishes(wish, rate, self.seconds, recording)
         device = next(self.model.parameters()).device
         batch = send_to_device(PadCollate()([items[0]]), device)
         predictor = copy.copy(self.predictor)
@@ -56,9 +59,11 @@ class WishingWell:
         sound, lens = predictor.make(self.model, batch, torch.tensor([item_seed(int(seed), wish, 0)]))
         return sound[0, 0, : int(lens[0])].float().cpu().numpy(), time.perf_counter() - start
 
-    def answer(self, wish: str, num_steps: int, guidance_scale: float, seed: int) -> tuple[Any, str, str]:
+    def answer(
+        self, wish: str, num_steps: int, guidance_scale: float, seed: int, recording: str | None = None
+    ) -> tuple[Any, str, str]:
         """What the page shows: the sound, the picture's file, and a line about both."""
-        sound, took = self.make(wish, num_steps, guidance_scale, seed)
+        sound, took = self.make(wish, num_steps, guidance_scale, seed, recording)
         rate = self.model.autoencoder.sample_rate
         picture = self._folder / "spectrogram.png"
         save_spectrograms([(sound, rate, wish)], picture)
@@ -74,6 +79,9 @@ def build_page(well: WishingWell, examples: Sequence[str] = ()) -> Any:
     with g.Blocks(title="Audio generation", analytics_enabled=False) as page:
         g.Markdown("## Make a sound")
         wish = g.Textbox(label="What do you want to hear?", value=examples[0] if examples else "", elem_id="wish")
+        about = []
+        if "source_waveform" in well.model.content_encoder:
+            about.append(g.Audio(label="What it is about, if it is", type="filepath", elem_id="recording"))
         with g.Row():
             steps = g.Slider(1, 100, value=p.num_steps, step=1, label="Steps", elem_id="steps")
             guidance = g.Slider(0.0, 10.0, value=float(scale), step=0.1, label="Guidance", elem_id="guidance")
@@ -84,7 +92,7 @@ def build_page(well: WishingWell, examples: Sequence[str] = ()) -> Any:
         told = g.Markdown(elem_id="told")
         if examples:
             g.Examples([[example] for example in examples], [wish])
-        asked, shown = [wish, steps, guidance, seed], [sound, picture, told]
+        asked, shown = [wish, steps, guidance, seed, *about], [sound, picture, told]
         answer = shown_to_people(well.answer)
         press.click(answer, asked, shown, api_name="make")
         wish.submit(answer, asked, shown, api_name=False)

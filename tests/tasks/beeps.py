@@ -20,10 +20,14 @@ from utils.config import register_omegaconf_resolvers
 RATE = 8_000  # Hz
 TONES = {"low": 300.0, "mid": 800.0, "high": 2_000.0}  # Hz
 
-# Small sizes of the encoders and heads that the tests build.
-_TINY = ("model/frontend=kaldi_fbank_cmvn", "model.frontend.frontend.n_mels=16", "model.encoder.dim=32", "sample_rate=8000")
-_CONFORMER = ("model/encoder=conformer", "model.encoder.num_layers=2", "model.encoder.feed_forward_dim=32",
-              "model.encoder.subsampling.channels=8")  # fmt: skip
+# Small sizes of what the tests build.
+_FBANK = ("model/frontend=kaldi_fbank_cmvn", "model.frontend.frontend.n_mels=16", "model.encoder.dim=32")
+SIZES = {
+    "conformer": (*_FBANK, "model.encoder.num_layers=2", "model.encoder.feed_forward_dim=32",
+                  "model.encoder.subsampling.channels=8"),
+    "recurrent": (*_FBANK, "model.encoder.subsampling.factor=2"),
+    "wav2vec2_tiny": ("model/frontend=samples", "model.augment=null", "model.encoder.config.num_hidden_layers=2"),
+}  # fmt: skip
 
 
 def speak(words: list[str], seed: int) -> np.ndarray:
@@ -56,15 +60,11 @@ def words() -> WordTokenizer:
     return WordTokenizer(sorted(TONES))
 
 
-def composed(*overrides: str) -> Any:
+def recogniser(*overrides: str, encoder: str = "conformer", tokenizer: Tokenizer | None = None) -> AsrModel:
+    """The model of our YAMLs at a small size: `recogniser("model/heads=hybrid")`."""
     register_omegaconf_resolvers()
-    return compose_task(Request(CONFIGS, "default", ("experiment=asr/common_voice", *overrides)))
-
-
-def recogniser(*overrides: str, tokenizer: Tokenizer | None = None) -> AsrModel:
-    """The model of a config with a tokenizer of our own: `recogniser("model/heads=hybrid")`."""
-    encoder = () if any(one.startswith("model/encoder=") for one in overrides) else _CONFORMER
-    config = composed(*_TINY, *encoder, *overrides)
+    given = ("experiment=asr/common_voice", f"sample_rate={RATE}", f"model/encoder={encoder}", *SIZES[encoder])
+    config = compose_task(Request(CONFIGS, "default", (*given, *overrides)))
     config.model.tokenizer = None
     plain = OmegaConf.to_container(config.model, resolve=True)
     del plain["tokenizer"]
