@@ -17,13 +17,13 @@ from utils.stored_run import evaluations, load_run
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from utils.stored_run import StoredRun
-
 
 @hydra_main(config_path="configs", config_name="inference")
 def main(request: DictConfig) -> None:
     run = load_run(request.exp_dir).with_settings("infer_args", request.infer_args)
     if request.ui:
+        from trainer.prediction import show_page
+
         show_page(run, request)
         return
     todo = evaluations(run, request)
@@ -47,14 +47,6 @@ def main(request: DictConfig) -> None:
         if request.evaluate:
             print(made.evaluate(request.evaluation), flush=True)
     end_together()
-
-
-def show_page(run: StoredRun, request: DictConfig) -> None:
-    """Serve the run's page until interrupted."""
-    from trainer.prediction import Trained
-    from utils.page import serve
-
-    serve(Trained.of(run, request.checkpoint, request.device).page(), request.ui_host, request.ui_port)
 
 
 if __name__ == "__main__":

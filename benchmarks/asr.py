@@ -7,8 +7,8 @@ training  an update of a Conformer with CTC: `torchaudio.models.Conformer` in a 
 
 "ours, same network" is the peer's network in our modules: before anything is timed it is given the peer's weights, and
 must find the same loss and gradients. "ours" is the default encoder, whose attention knows how far apart two frames
-are, and drops none of its weights. One process, one thread, contestants interleaved round by round in changing order; ratios are medians
-over rounds. Peers that are not installed are left out by name; to have them for one run:
+are, and drops none of its weights. One process, one thread, contestants interleaved round by round in changing order;
+ratios are medians over rounds. Peers that are not installed are left out by name; to have them for one run:
 
     pip install --target PEERS --no-deps funasr torch-cif flashlight-text pyctcdecode pygtrie kenlm
     PYTHONPATH=PEERS python -m benchmarks.asr
@@ -194,9 +194,7 @@ def measure_training(size: str, options: argparse.Namespace) -> dict[str, Any]:
     difference = training.difference()
     assert difference < 1e-3, f"these are not the same network: {difference:.1e} apart"
     found = paired({name: partial(training.timed, name) for name in training.makes}, options.rounds)
-    found["parameters"] = {
-        name: sum(p.numel() for p in training.model(name).parameters()) for name in training.makes
-    }
+    found["parameters"] = {name: sum(p.numel() for p in training.model(name).parameters()) for name in training.makes}
     return found | {"padding": round(training.padding(), 3), "apart": difference}
 
 
@@ -226,14 +224,17 @@ def decoding_table(found: dict[str, Any]) -> str:
     for name, row in rows.items():
         _, comma, kind = name.partition(",")
         ours = rows[f"ours{comma}{kind}"]
-        lines.append(f"| {name} |" + "".join(f" {row[batch]:.2f} | {row[batch] / ours[batch]:.2f} |" for batch in batches))
+        cells = (f" {row[batch]:.2f} | {row[batch] / ours[batch]:.2f} |" for batch in batches)
+        lines.append(f"| {name} |" + "".join(cells))
     return "\n".join(lines + [f"not installed, left out: {line}" for line in found["missing"]])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parts = ("cif", "decoding", "training")
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], default=list(parts), metavar="PART")
+    parser.add_argument(
+        "parts", nargs="*", choices=[*parts, []], default=[], metavar="PART", help="all of them by default"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="of the Conformers")
     parser.add_argument("--steps", type=int, default=10, help="updates of a contestant in a round")
@@ -241,17 +242,18 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=800, help="features of the longest clip; the shortest has half")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/asr.json"))
     options = parser.parse_args()
+    wanted = options.parts or parts
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     found: dict[str, Any] = {"torch": torch.__version__, "rounds": options.rounds}
-    if "cif" in options.parts:
+    if "cif" in wanted:
         found["cif"] = cif.measure(options.rounds, "cpu")
         print(cif_table(found["cif"]))
-    if "decoding" in options.parts:
+    if "decoding" in wanted:
         settings = argparse.Namespace(frames=300, tokens=100, beam=10, batches=[1, 8, 32], rounds=5, out=options.out)
         found["decoding"] = ctc_decoding.measure(settings)
         print(decoding_table(found["decoding"]))
-    for size in options.sizes if "training" in options.parts else ():
+    for size in options.sizes if "training" in wanted else ():
         found[f"training, {size}"] = measure_training(size, options)
         print(table(f"update, {size}", found[f"training, {size}"]))
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -355,7 +355,7 @@ def silence() -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parts = ("train", "sampling", "memory")
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], default=list(parts), metavar="PART")
+    parser.add_argument("parts", nargs="*", choices=parts, default=[], metavar="PART")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--train-steps", type=int, default=40, help="updates of a contestant in a round")
     parser.add_argument("--train-batch", type=int, default=32)
@@ -365,6 +365,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=6, help="blocks of the networks that sample")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/generation.json"))
     options = parser.parse_args()
+    options.parts = options.parts or list(parts)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     found: dict[str, Any] = {"torch": torch.__version__, "rounds": options.rounds}

@@ -12,7 +12,7 @@ from utils.validate import num_targets, validate
 
 _FOLDER = CONFIGS / "experiment"
 EXPERIMENTS = sorted(path.relative_to(_FOLDER).with_suffix("").as_posix() for path in _FOLDER.rglob("*.yaml"))
-NUM_EXPERIMENTS = 13
+NUM_EXPERIMENTS = 27
 
 # Groups of which any one option goes with the default experiment.
 FREE_GROUPS = ("optimizer", "lr_scheduler", "tracker", "debug")
@@ -130,6 +130,7 @@ def test_every_file_of_the_tree_is_part_of_some_test():
     used |= set((CONFIGS / "adapt").glob("*.yaml"))  # tests/test_adapt.py
     used |= set((CONFIGS / "model/encoder").glob("*.yaml"))  # tests/components/asr_encoders
     used |= set((CONFIGS / "model/asr_head").glob("*.yaml"))  # tests/components/asr_heads, asr_paraformer
+    used |= set((CONFIGS / "model/heads").glob("*.yaml"))  # tests/tasks/test_asr_prompts.py
     used |= set((CONFIGS / "decoder").glob("*.yaml"))  # tests/components/asr_heads, asr_decoding, asr_paraformer
     used |= set((CONFIGS / "tokenizer").glob("*.yaml"))  # tests/components/asr_text
     used |= set((CONFIGS / "metrics").glob("*.yaml"))  # tests/components/test_metrics_command.py
@@ -158,8 +159,9 @@ def test_the_seed_commands_compose():
 
 
 def test_groups_below_the_top_can_be_chosen_and_keys_added_removed_and_forced():
+    stop = "{_target_: trainer.callbacks.EarlyStopping, monitor: val/loss}"
     config = compose("model/backbone=longcat", "~callbacks.throughput", "callbacks.summary=null",
-                     "++trainer.max_time=60", "+callbacks.stop={_target_: trainer.callbacks.EarlyStopping, monitor: val/loss}")  # fmt: skip
+                     "++trainer.max_time=60", f"+callbacks.stop={stop}")  # fmt: skip
     assert validate(config) == []
     assert config.model.backbone._target_.endswith("LongCatBackbone")
     assert "throughput" not in config.callbacks

@@ -108,3 +108,17 @@ def test_a_recording_is_listened_to(workplace, visit, browser):
         "/zero|one|two|three/.test(document.querySelector('#heard-word').innerText)", timeout=120_000
     )
     assert elsewhere == []
+
+
+def test_a_recording_is_written_down(workplace, visit, browser):
+    train(workplace, "experiment=asr/debug", "exp_dir=writes")
+    write_clip(workplace / "said.wav", 1.0, 8_000, seed=0)
+    page, elsewhere = visit("writes", browser)
+    page.set_input_files("#recording input[type=file]", str(workplace / "said.wav"))
+    page.wait_for_selector("#recording audio, #recording .waveform-container, #recording a[download]", timeout=60_000)
+    with page.expect_response(lambda r: "/queue/data" in r.url or "/listen" in r.url, timeout=120_000):
+        page.click("#listen")
+    page.wait_for_selector("#words table", timeout=60_000)
+    page.wait_for_function("!document.querySelector('#listen').disabled", timeout=60_000)
+    assert page.locator("text=Error").count() == 0
+    assert elsewhere == []

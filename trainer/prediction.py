@@ -171,6 +171,13 @@ class Trained:
         return MadeSet(evaluation.name, records, bad, Output(output), summary, redone, loader.dataset, self)
 
 
+def show_page(run: Any, request: Any) -> None:
+    """Serve a stored run's page until interrupted."""
+    from utils.page import serve
+
+    serve(Trained.of(run, request.checkpoint, request.device).page(), request.ui_host, request.ui_port)
+
+
 def predict_with(model: nn.Module, predictor: Any, loader: Any, device: str) -> tuple[Records, Records]:
     """The predictor's records of every item in the dataset's order, and `{"id", "source", "reason", "detail"}` of what
     could not be used; in memory, on this process alone."""

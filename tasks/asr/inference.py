@@ -66,6 +66,12 @@ class AsrPredictor:
         self.unit, self.fields = unit, tuple(fields)
         self.phases: dict[str, float] = {}
 
+    def page(self, model: AsrModel, config: Any) -> Any:
+        """A page on which to let the model listen to recordings; see `tasks.asr.page`."""
+        from tasks.asr.page import build_page
+
+        return build_page(model, self)
+
     def prepare(self, model: AsrModel) -> None:
         """Refuse a decoder for a model without what it reads.
 

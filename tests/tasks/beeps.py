@@ -22,12 +22,13 @@ TONES = {"low": 300.0, "mid": 800.0, "high": 2_000.0}  # Hz
 
 # Small sizes of what the tests build.
 _FBANK = ("model/frontend=kaldi_fbank_cmvn", "model.frontend.frontend.n_mels=16", "model.encoder.dim=32")
+_LAYERS = ("model.encoder.num_layers=2", "model.encoder.feed_forward_dim=32", "model.encoder.subsampling.channels=8")
 SIZES = {
-    "conformer": (*_FBANK, "model.encoder.num_layers=2", "model.encoder.feed_forward_dim=32",
-                  "model.encoder.subsampling.channels=8"),
+    "conformer": _FBANK + _LAYERS,
+    "streaming_conformer": ("model/frontend=kaldi_fbank", "model.frontend.n_mels=16", "model.encoder.dim=32", *_LAYERS),
     "recurrent": (*_FBANK, "model.encoder.subsampling.factor=2"),
     "wav2vec2_tiny": ("model/frontend=samples", "model.augment=null", "model.encoder.config.num_hidden_layers=2"),
-}  # fmt: skip
+}
 
 
 def speak(words: list[str], seed: int) -> np.ndarray:

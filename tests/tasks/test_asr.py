@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +16,12 @@ from torch import nn
 
 from components.augment import SpeedPerturb
 from components.data import PadCollate, read_manifest, write_manifest
-from components.decoding import CtcGreedy, CtcPrefixBeam, ParaformerDecoder
+from components.decoding import CtcGreedy, CtcPrefixBeam, ParaformerDecoder, TransducerGreedy
 from components.metrics.recognition_report import RecognitionReport
-from components.models.asr import Hypothesis
+from components.models.asr import Encoded, Hypothesis
 from components.optim import layer_wise_groups
 from components.text import WordTokenizer
-from tasks.asr import AsrPredictor, AsrTrainer, RecognitionPlots
+from tasks.asr import AsrPredictor, AsrTrainer, RecognitionPlots, TranscriptSamples
 from tasks.asr.decoders import DECODERS, named_decoder
 from tests.tasks.beeps import RATE, beeps, loader, recogniser, words, write_beeps
 from tests.trainer.test_resume import PullThePlug, Unplugged
@@ -31,8 +32,13 @@ from trainer.prediction import predict_with
 from utils.compose import CONFIGS
 from utils.errors import UserError
 
-HEADS = {"ctc": "ctc_greedy", "hybrid": "joint_ctc_attention", "transducer": "transducer_greedy", "paraformer": "paraformer",
-         "attention": "attention_beam"}  # fmt: skip
+DECODER_OF = {
+    "ctc": "ctc_greedy",
+    "hybrid": "joint_ctc_attention",
+    "transducer": "transducer_greedy",
+    "paraformer": "paraformer",
+    "attention": "attention_beam",
+}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +87,7 @@ def test_tokens_are_counted_where_that_is_asked_for(corpus):
     run.fit()
     assert {"val/per", "val/length_ratio", "val/usable"} <= set(run.metrics)
     assert not {"val/wer", "val/cer"} & set(run.metrics)
-    with pytest.raises(UserError, match="^trainer.error_units: word, char, token, not 'phone'"):
+    with pytest.raises(UserError, match=r"^trainer.error_units: word, char, token, not 'phone'"):
         trainer(corpus, error_units=["phone"])
 
 
@@ -145,7 +151,7 @@ def test_the_progress_bar_shows_the_metrics_it_is_asked_for(corpus, capfd):
 
 
 def test_a_decoder_for_a_head_that_is_not_there_is_refused(corpus):
-    with pytest.raises(UserError, match="^decoder: it reads the head 'paraformer'; the model has ctc$"):
+    with pytest.raises(UserError, match=r"^decoder: it reads the head 'paraformer'; the model has ctc$"):
         trainer(corpus, decoder=ParaformerDecoder()).fit()
     with pytest.raises(UserError, match="it reads the head 'attention'"):
         AsrPredictor("attention_beam", words()).prepare(recogniser())
@@ -157,26 +163,30 @@ def test_data_without_transcripts_is_refused_in_a_sentence(corpus):
         recogniser()(batch)
 
 
-def test_weights_of_another_vocabulary_are_refused_and_rows_of_shared_symbols_kept(corpus, tmp_path):
+@pytest.mark.parametrize("heads", ["hybrid", "transducer", "paraformer"])
+def test_weights_of_another_vocabulary_are_refused_and_rows_of_shared_symbols_kept(corpus, tmp_path, heads):
     old, new = words(), WordTokenizer(["high", "loud", "low"])
-    trainer(corpus, exp_dir=tmp_path / "run", callbacks={"checkpoint": ModelCheckpoint(every_n_epochs=1)}).fit()
+    model, checkpoint = recogniser(f"model/heads={heads}"), ModelCheckpoint(every_n_epochs=1)
+    trainer(corpus, model, tmp_path / "run", callbacks={"checkpoint": checkpoint}).fit()
     path = str(tmp_path / "run/checkpoints/last")
     before = read_weights(Path(path) / "model.safetensors")
-    model = recogniser(tokenizer=new)
+    model = recogniser(f"model/heads={heads}", tokenizer=new)
     with pytest.raises(UserError, match="another vocabulary than this model's: name the tokenizer it was trained with"):
         begin_with(model, path, None)
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
-    rows = {"old": old.tokens, "new": new.tokens}
-    begin_with(model, {"path": path, "exclude": ["vocabulary"], "remap_rows": {r"heads\.ctc\.output\.": rows}}, None)
+    rows, patterns = {"old": old.tokens, "new": new.tokens}, ("heads.*output", "heads.*embedding")
+    settings = {"path": path, "exclude": ["vocabulary"], "remap_rows": dict.fromkeys(patterns, rows)}
+    begin_with(model, settings, None)
     after = model.state_dict()
-    weight = next(name for name in after if name.startswith("heads.ctc.output") and name.endswith("weight"))
-    kept = {new.tokens.index(symbol): old.tokens.index(symbol) for symbol in ("<blank>", "high", "low")}
-    assert all(torch.equal(after[weight][row], before[weight][was]) for row, was in kept.items())
-    loud = new.tokens.index("loud")
-    assert torch.equal(after[weight][loud], fresh[weight][loud])
-    encoder = [name for name in after if name.startswith("encoder.")]
-    assert all(torch.equal(after[name], before[name]) for name in encoder)
-    assert torch.equal(after["vocabulary"], fresh["vocabulary"])
+    kept = [(new.tokens.index(symbol), old.tokens.index(symbol)) for symbol in ("<blank>", "high", "low")]
+    of_symbols = [name for name in after if re.match("|".join(patterns), name)]
+    assert len(of_symbols) == 5
+    for name, value in after.items():
+        if name in of_symbols:
+            assert all(torch.equal(value[row], before[name][was]) for row, was in kept)
+            assert torch.equal(value[new.tokens.index("loud")], fresh[name][new.tokens.index("loud")])
+        else:
+            assert torch.equal(value, fresh[name] if name == "vocabulary" else before[name]), name
 
 
 @pytest.mark.parametrize("frozen", [("feature_extractor",), ("transformer",), ("feature_extractor", "transformer")])
@@ -205,11 +215,11 @@ def test_lower_layers_learn_more_slowly(corpus):
 # ---------------------------------------------------------------------------------------------------- padding, resume
 
 
-@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("heads", DECODER_OF)
 @pytest.mark.parametrize("encoder", ["conformer", "wav2vec2_tiny"])
 def test_an_utterance_in_a_batch_is_heard_as_it_is_alone(corpus, heads, encoder):
     model = recogniser(f"model/heads={heads}", encoder=encoder).eval()
-    decoder = named_decoder(HEADS[heads], words())
+    decoder = named_decoder(DECODER_OF[heads], words())
     batch = batch_of(corpus.val, 4)
     for row, length in zip(batch["waveform"], batch["audio_lens"].tolist()):
         row[:, length:] = torch.randn_like(row[:, length:])
@@ -274,6 +284,19 @@ def test_pictures_of_an_attention_decoder_and_none_without_a_flag(corpus, tmp_pa
         callbacks = {"plots": RecognitionPlots(attention=flag, num_shown=1)}
         trainer(corpus, model, tmp_path / name, callbacks=callbacks, **options).fit()
         assert len(list((tmp_path / name).rglob("attention_*.png"))) == flag
+
+
+def test_what_was_said_is_shown_beside_what_was_heard(corpus, tmp_path):
+    loaders = {"clean": loader(beeps(corpus.val)), "again": loader(beeps(corpus.val))}
+    callbacks = {"transcripts": TranscriptSamples(num_shown=2)}
+    trainer(corpus, exp_dir=tmp_path, callbacks=callbacks, val_dataloader=loaders, max_steps=1).fit()
+    folder = tmp_path / "samples/step_00000001"
+    assert {path.name for path in folder.iterdir()} == {"transcripts_clean.txt", "transcripts_again.txt"}
+    shown = (folder / "transcripts_clean.txt").read_text().splitlines()
+    texts = {record["id"]: record["text"] for record in read_manifest(corpus.val)}
+    assert shown[1] == f"  said  {texts[shown[0]]}"
+    assert shown[2].startswith("  heard ")
+    assert len(shown) == 6
 
 
 # ---------------------------------------------------------------------------------------------------------- predictor
@@ -341,7 +364,7 @@ def test_files_of_all_formats_and_a_report_are_left(corpus, tmp_path):
     assert "WER" in predictor.evaluate(made, {"unit": None})
     assert "CER" in predictor.evaluate(made, {"unit": "char"})
     assert json.loads((tmp_path / "val.report/summary.json").read_text())["num_items"] == 3
-    with pytest.raises(UserError, match="^formats: 'sub' is none of text, n_best, ctm, srt, textgrid"):
+    with pytest.raises(UserError, match=r"^formats: 'sub' is none of text, n_best, ctm, srt, textgrid"):
         AsrPredictor("ctc_greedy", words(), formats=["sub"])
 
 
@@ -370,9 +393,34 @@ def test_a_long_recording_is_heard_in_chunks(heads):
     assert 18 <= len(begins) <= 21
     assert long["words"][-1]["end"] == pytest.approx(10.0, abs=0.6)
     assert (long["duration"], short["duration"]) == (10.0, 2.0)
-    whole = AsrPredictor(says, words())(recogniser().eval(), batch | {"waveform": waveform[:, :, : 2 * RATE],
-                                                                     "audio_lens": torch.tensor([2 * RATE] * 2)})  # fmt: skip
+    lens = torch.tensor([2 * RATE] * 2)
+    cut = batch | {"waveform": waveform[..., : 2 * RATE], "audio_lens": lens}
+    whole = AsrPredictor(says, words())(recogniser().eval(), cut)
     assert short["hypothesis"] == whole[1]["hypothesis"]
+
+
+def test_the_page_tells_what_is_said_in_a_recording(corpus):
+    pytest.importorskip("gradio")
+    predictor, model = AsrPredictor("ctc_greedy", words()), recogniser().eval()
+    [listen] = predictor.page(model, None).fns.values()
+    text, rows = listen.fn(str(corpus.val.parent / "val/000.wav"))
+    [record] = predictor(model, batch_of(corpus.val, 1))
+    assert text == record["hypothesis"]
+    assert [row[0] for row in rows] == text.split()
+
+
+def test_what_is_heard_as_it_comes_is_what_is_heard_at_once(corpus):
+    model = recogniser("model/heads=transducer", "model.encoder.chunk_frames=4", encoder="streaming_conformer").eval()
+    batch = batch_of(corpus.val, 1)
+    with torch.no_grad():
+        features, lens = model.frontend(batch["waveform"], batch["audio_lens"])
+        whole = TransducerGreedy()(model, model.encoder(features, lens))[0][0].tokens
+    encoder, decoder, heard = model.encoder.stream(), TransducerGreedy().stream(model), []
+    chunks = [encoder.push(part) for part in features.split(7, dim=1)] + [encoder.finish()]
+    for hidden in chunks:
+        heard += decoder.push(Encoded(hidden, torch.tensor([hidden.shape[1]])))[0].tokens
+    assert heard == whole
+    assert len(chunks) > 3
 
 
 def test_references_of_phones_are_what_the_lexicon_says(corpus):

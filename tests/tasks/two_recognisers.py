@@ -13,6 +13,7 @@ from typing import Any
 
 import accelerate
 import torch
+from torch.utils.data import DataLoader
 
 from tasks.asr import AsrTrainer
 from tasks.asr.decoders import named_decoder
@@ -21,10 +22,16 @@ from utils.launch import end_together
 
 # heads -> decoder, and what makes their training a function of the batch alone
 HEADS = {
-    "hybrid": ("ctc_greedy", ("ctc.dropout=0.0", "attention.dropout=0.0")),
-    "paraformer": ("paraformer", ("ctc.dropout=0.0", "paraformer.predictor.dropout=0.0", "paraformer.decoder.dropout=0.0",
-                                  "paraformer.sampling_ratio=0.0")),
-    "transducer": ("transducer_greedy", ("ctc.dropout=0.0", "transducer.dropout=0.0", "transducer.predictor.dropout=0.0")),
+    "hybrid": ("ctc_greedy", ["ctc.dropout=0.0", "attention.dropout=0.0"]),
+    "paraformer": (
+        "paraformer",
+        ["ctc.dropout=0.0", *(f"paraformer.{part}.dropout=0.0" for part in ("predictor", "decoder")),
+         "paraformer.sampling_ratio=0.0"],
+    ),
+    "transducer": (
+        "transducer_greedy",
+        ["ctc.dropout=0.0", "transducer.dropout=0.0", "transducer.predictor.dropout=0.0"],
+    ),
 }  # fmt: skip
 ENCODERS = {
     "conformer": ("model.encoder.dropout=0.0", "model.encoder.norm=layer"),
@@ -37,22 +44,23 @@ ENCODERS = {
 
 def validated_and_trained(folder: str, heads: str, encoder: str, world: int) -> dict[str, Any]:
     """Metrics of an untrained model on 11 utterances, and its weights after three updates of the same batches."""
+    trainer = _trainer(folder, heads, encoder, world)
+    trainer.fit()
+    sums = {name: float(value.double().abs().sum()) for name, value in trainer.unwrapped_model.state_dict().items()}
+    return {"metrics": _trainer(folder, heads, encoder, world).validate(), "weights": sums}
+
+
+def _trainer(folder: str, heads: str, encoder: str, world: int) -> AsrTrainer:
     torch.manual_seed(0)
     decoder, settings = HEADS[heads]
     still = (*ENCODERS[encoder], *(f"model.heads.{setting}" for setting in settings))
     model = recogniser(f"model/heads={heads}", "model.augment=null", *still, encoder=encoder)
-    manifest = Path(folder) / "val.jsonl"
-    data = torch.utils.data.DataLoader(
-        beeps(Path(folder) / "train.jsonl"), batch_size=4 // world, collate_fn=loader(beeps(manifest)).collate_fn
-    )
-    trainer = AsrTrainer(
-        model, data, partial(torch.optim.SGD, lr=1e-3), val_dataloader=loader(beeps(manifest), max_seconds=4.0),
-        decoder=named_decoder(decoder, words()), tokenizer=words(), max_steps=3, val_every_n_epochs=100,
+    val = loader(beeps(Path(folder) / "val.jsonl"), max_seconds=4.0)
+    train = DataLoader(beeps(Path(folder) / "train.jsonl"), batch_size=4 // world, collate_fn=val.collate_fn)
+    return AsrTrainer(
+        model, train, partial(torch.optim.SGD, lr=1e-3), val_dataloader=val, decoder=named_decoder(decoder, words()),
+        tokenizer=words(), max_steps=3, val_every_n_epochs=100, seed=0,
     )  # fmt: skip
-    before = trainer.validate()
-    trainer.fit()
-    weights = {name: float(value.double().abs().sum()) for name, value in trainer.unwrapped_model.state_dict().items()}
-    return {"metrics": before, "weights": weights}
 
 
 def main() -> None:

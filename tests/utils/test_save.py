@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from utils.errors import UserError
 from utils.save import choose_exp_dir, environment, fingerprints, git_state, prepare_exp_dir, resolve_exp_dir, save_run
+from utils.stored_run import load_run
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 
@@ -111,3 +112,19 @@ def test_fingerprints_are_asked_of_datasets_that_offer_them():
 
     loaders = {"train": Loader(Dataset()), "val": {"clean": Loader(Dataset()), "plain": Loader([1])}, "test": None}
     assert fingerprints(loaders) == {"train": "abc", "val.clean": "abc"}
+
+
+def test_artefacts_are_copied_into_the_run_and_used_from_there(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    vocabulary = tmp_path / "elsewhere/words.json"
+    vocabulary.write_text('["one", "two"]')
+    model = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3, "file": str(vocabulary)}
+    config = OmegaConf.create({"artefacts": {"words": str(vocabulary), "none": None}, "model": model, "list": ["a"]})
+    save_run(config, tmp_path, (), {})
+    vocabulary.unlink()
+    run = load_run(str(tmp_path))
+    assert run.config.model.file == str(tmp_path / "artefacts/words.json")
+    assert Path(run.config.model.file).read_text() == '["one", "two"]'
+    assert run.config.list == ["a"]
+    with pytest.raises(UserError, match=r"artefacts.words: can not copy .*words.json"):
+        save_run(config, tmp_path / "again", (), {})

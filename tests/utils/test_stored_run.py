@@ -1,5 +1,7 @@
 """A stored run as data: what can be evaluated, and what its config may not do."""
 
+import io
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -224,3 +226,28 @@ def test_without_a_name_the_newest_run_is_taken(tmp_path, monkeypatch):
         (folder / "config.yaml").write_text(f"name: {name}")
         os.utime(folder / "config.yaml", (1000 + age, 1000 + age))
     assert load_run(None).config.name == "a"
+
+
+def test_a_list_of_files_comes_by_standard_input(run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a.wav\n\n b c.wav \n"))
+    assert loaders_of(run, audio="-")["audio"].dataset.paths == ["a.wav", "b c.wav"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    with pytest.raises(UserError, match="audio: standard input has no path in it"):
+        loaders_of(run, audio="-")
+
+
+def test_a_manifest_is_read_by_the_innermost_dataset(run):
+    inner = {"_target_": "components.data.AudioDataset", "manifest": "test.jsonl", "sample_rate": 8000}
+    tokenizer = {"_target_": "components.text.ByteTokenizer"}
+    around = {"_target_": "components.data.TranscribedDataset", "dataset": inner, "tokenizer": tokenizer}
+    run.config.test_dataloader.dataset = around
+    dataset = loaders_of(run, audio="mine.jsonl")["audio"].dataset
+    assert dataset.tokenizer._target_ == "components.text.ByteTokenizer"
+    assert dataset.dataset.manifest == "mine.jsonl"
+
+
+def test_a_prompt_may_be_about_recordings(run):
+    wishes = {"_target_": "components.data.generation.Wishes", "wishes": "${prompt}", "recordings": "${audio}",
+              "sample_rate": "${sample_rate}", "seconds": 1.0}  # fmt: skip
+    asked = {"prompt": "clean it", "prompt_dataset": wishes}
+    assert loaders_of(run, audio="noisy.wav", **asked)["prompt"].dataset.recordings == "noisy.wav"

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad, relu
+from torch.nn.functional import conv2d, linear, pad, relu
 
 from components.layers.visible_frames import padding_of
 from utils.errors import UserError
@@ -84,14 +84,13 @@ class Conv2dSubsampling(Subsampling):
 
     def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, L, F]`, `[B]` to `[B, T, D]`, `[B]`."""
-        x = x.unsqueeze(1)
-        padding, step = padding_of(lens, x.shape[2]), 1
+        padding, step = padding_of(lens, x.shape[1]), 1
         if padding is not None:
-            padding = padding[:, None, :, None]
-            x = x.masked_fill(padding, 0)
+            x = x.masked_fill(padding.unsqueeze(-1), 0)
+        x = x.unsqueeze(-1).permute(0, 3, 1, 2)  # channels lie last, so that no kernel has to turn what it is given
         for conv in self.convs:
-            if padding is not None and step > 1:  # behind a clip stands what a bias makes of zeros; a product is cheaper
-                x = x * (~padding[:, :, ::step]).to(x.dtype)
+            if padding is not None and step > 1:  # behind a clip is what biases make of zeros
+                x = x * (~padding[:, None, ::step, None]).to(x.dtype)
             x, step = conv(x), step * conv.stride
         return self._project(x), self.output_lens(lens)
 
@@ -100,7 +99,9 @@ class Conv2dSubsampling(Subsampling):
 
     def _project(self, x: Tensor) -> Tensor:
         """`[B, C, T, F']` to `[B, T, D]`."""
-        return self.out(x.transpose(1, 2).flatten(2))
+        # The weights belong to channels before bands; turning them costs less than turning the frames.
+        weight = self.out.weight.unflatten(1, (x.shape[1], -1)).transpose(1, 2).flatten(1)
+        return linear(x.permute(0, 2, 3, 1).flatten(2), weight, self.out.bias)
 
 
 class _Conv(nn.Module):
