@@ -49,6 +49,7 @@ BEEPS = (
     "model.encoder.feed_forward_dim=32",
     "trainer.mixed_precision=null",
 )
+UNJUDGED = ("recipes.judge=null", "callbacks.demonstration.judges=null", "trainer.val_every_n_steps=2")
 SMALL = {
     "asr/aishell": (*BEEPS, "model.heads.paraformer.decoder.num_layers=1", "model.heads.paraformer.decoder.ff_dim=32"),
     "asr/attention_digits": STRINGS + BATCHES,
@@ -68,6 +69,10 @@ SMALL = {
     "asr/phonemes_wav2vec2": (*STRINGS, "max_seconds=16", "model.encoder.config.num_hidden_layers=1"),
     "asr/transducer_digits": STRINGS + BATCHES,
     "audio_generation/debug": (),
+    "audio_generation/enhancement": ("data_root=digits", *UNJUDGED),
+    "audio_generation/multitask": ("data_root=digits", *UNJUDGED),
+    "audio_generation/phonemes": (*FEW_VOICES, *UNJUDGED),
+    "audio_generation/spoken_digits": ("data_root=digits", *UNJUDGED),
     "audio_generation/spoken_voices": (*FEW_VOICES, *UNJUDGED),
     "autoencoding/debug": (),
     "autoencoding/oobleck_overfit": (

@@ -44,6 +44,7 @@ def together(tmp_path_factory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("two")
     tasks: dict[str, tuple[str, list[Any]]] = {}
     tasks |= {f"topology {a} {n}": ("topology", [2, a, n]) for a in ACCUMULATIONS for n in CLIPS}
+    tasks |= {"validated first": ("topology", [2, 1, CLIPS[0], True])}
     tasks |= {f"validation {n}": ("validation", [n]) for n in RAGGED}
     tasks |= {f"schedule {row}": ("schedule", list(row)) for row in SCHEDULES}
     tasks |= {"adversarial": ("adversarial", [2]), "one rank": ("stop_by_one_rank", [])}
@@ -90,6 +91,11 @@ def test_same_global_batch_same_weights_on_any_topology(together, num_items):
         assert other["rates"] == reference["rates"]
         assert other["weight"] == pytest.approx(reference["weight"], abs=1e-6)
         assert other["loss"] == pytest.approx(reference["loss"], abs=1e-6)
+
+
+def test_a_fit_behind_a_validation_alone_is_synchronised(together):
+    alone, both = two_processes.topology(1, 1, CLIPS[0]), together["validated first"]
+    assert both["weight"] == pytest.approx(alone["weight"], abs=1e-6)
 
 
 @pytest.mark.parametrize("num_items", RAGGED)

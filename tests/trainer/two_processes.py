@@ -68,12 +68,14 @@ def linear_decay(optimizer, num_training_steps):
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / num_training_steps)
 
 
-def topology(world: int, accumulation: int, num_items: int) -> dict[str, Any]:
-    """8 clips to an update, on `world` processes."""
+def topology(world: int, accumulation: int, num_items: int, validated: bool = False) -> dict[str, Any]:
+    """8 clips to an update, on `world` processes; `validated` before the fit too."""
     data = DataLoader(Ragged(num_items), batch_size=8 // (world * accumulation), shuffle=True, collate_fn=list)
     remember, model = Remember(), linear()
     trainer = FrameTrainer(model, data, SGD, linear_decay, callbacks=[remember], epochs=3, max_grad_norm=1.0, seed=5,
                            gradient_accumulation_steps=accumulation)  # fmt: skip
+    if validated:
+        trainer.validate(DataLoader(Ragged(num_items), batch_size=4, collate_fn=list))
     trainer.fit()
     return {"weight": model.weight.flatten().tolist(), "rates": remember.rates, "updates": trainer.global_step,
             "loss": trainer.metrics["train/loss"]}  # fmt: skip
