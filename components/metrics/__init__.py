@@ -37,6 +37,7 @@ from components.metrics.pitch import (
     YinPitch,
 )
 from components.metrics.pretrained import ClapEmbedder, TransformersClassifier, TransformersEmbedder
+from components.metrics.recognisers import StoredRecogniser
 from components.metrics.recognition import (
     ClassifierAccuracy,
     EditCounts,
@@ -90,6 +91,7 @@ __all__ = [
     "SiSdr",
     "SpeakerSimilarity",
     "Stoi",
+    "StoredRecogniser",
     "StoredTagger",
     "TorchScriptEmbedder",
     "Transcriber",

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from components.metrics.distances import frechet_distance
-from tasks.audio_generation.inference import AudioGenerationPredictor, file_name, item_seed, write_sound
+from tasks.audio_generation.inference import AudioGenerationPredictor, item_seed, write_sound
 from tasks.audio_generation.judges import Judge
 from tasks.audio_generation.task_scores import TaskScores, table
 from trainer import Callback, Every, StepOutput
-from utils.io import write_json
+from utils.io import file_name, write_json
 from utils.plot import save_spectrograms
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from torch import Tensor
 from components.generative import FactoredGuidance, named_sampler
 from components.models.audio_generator.generator import AudioGenerator
 from utils.errors import BadSample, UserError
+from utils.io import file_name
 
 Record = dict[str, Any]
 
@@ -238,12 +239,6 @@ def _wait_for(values: Tensor) -> None:
 def item_seed(seed: int, name: str, number: int) -> int:
     """The seed of one sound, from 0 to 2^62 - 1."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()[:8], "big") >> 2
-
-
-def file_name(name: str) -> str:
-    """An id as the name of a file: what may not be in one becomes `_`, and a hash keeps two ids apart."""
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:100].lstrip(".")
-    return safe if safe == name else f"{safe}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def write_sound(path: Path, samples: np.ndarray, sample_rate: int) -> None:

@@ -21,11 +21,11 @@ from components.metrics.base import Unscorable
 from components.metrics.clips import Clip
 from components.metrics.spectra import LogSpectralDistance
 from components.models.audio_generator.generator import AudioGenerator
-from tasks.audio_generation.inference import file_name, write_sound
+from tasks.audio_generation.inference import write_sound
 from trainer import Callback
 from trainer.data import plan_loader
 from trainer.random_state import isolated_rng
-from utils.io import write_json
+from utils.io import file_name, write_json
 from utils.plot import save_spectrograms
 
 logger = logging.getLogger(__name__)

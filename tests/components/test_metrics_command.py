@@ -19,6 +19,7 @@ NUM_METRICS = {
     "control": 5,
     "enhancement": 5,
     "judged": 6,
+    "recognised": 1,
     "super_resolution": 5,
     "text_to_audio": 5,
     "unpaired": 4,

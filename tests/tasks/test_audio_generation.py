@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from components.data import PadCollate
 from components.generative import OdeSampler
 from tasks.audio_generation import AudioGenerationPredictor, AudioGenerationTrainer, Demonstration
-from tasks.audio_generation.inference import file_name, item_seed
+from tasks.audio_generation.inference import item_seed
 from tests.components.test_generator import generator
 from tests.trainer.test_resume import PullThePlug, Unplugged
 from trainer.callbacks import ExponentialMovingAverage, ModelCheckpoint
 from trainer.prediction import predict_with
 from utils.errors import UserError
+from utils.io import file_name
 
 WISHES = ["say seven", "say three", "loud", "quiet"]
 
