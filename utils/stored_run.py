@@ -206,8 +206,7 @@ def _template(root: DictConfig) -> DictConfig:
 
 
 def _datasets(root: DictConfig, request: DictConfig, template: DictConfig) -> dict[str, Any]:
-    if request.audio is not None:
-        root.audio = _listed(request.audio)
+    root.audio = _listed(request.audio)
     if request.get("prompt") is not None:
         root.prompt = request.prompt
         return {"prompt": OmegaConf.to_container(request.prompt_dataset, resolve=False)}

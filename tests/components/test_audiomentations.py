@@ -288,14 +288,14 @@ def test_the_shipped_lists_compose_are_valid_and_run(folders, clip, group):
     register_omegaconf_resolvers()
     at = "augment@train_dataloader.dataset.augment"
     folder = [f"+noise_dir={folders / 'noise'}", f"+rir_dir={folders / 'rooms'}"]
-    config = compose_task(Request(CONFIGS, "default", (f"+{at}={group}", *folder)))
+    config = compose_task(Request(CONFIGS, "default", ("experiment=tagging/spoken_words", f"+{at}={group}", *folder)))
     node = config.train_dataloader.dataset.augment
     assert validate(node) == []
     assert num_targets(node) == {"phonemes": 3 + 8, "speech": 3 + 3}[group]
     for step in build(node).values():
         clip = step(clip, RATE)
     assert clip.isfinite().all()
-    without = compose_task(Request(CONFIGS, "default", (f"+{at}={group}",)))
+    without = compose_task(Request(CONFIGS, "default", ("experiment=tagging/spoken_words", f"+{at}={group}")))
     assert any("noise_dir" in problem for problem in validate(without.train_dataloader.dataset.augment))
 
 

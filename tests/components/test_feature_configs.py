@@ -14,6 +14,7 @@ ONE_DOWN = ("~model.frontend.n_mels", "model.frontend.frontend.n_mels=40")
 OPTIONS = {
     "log_mel": ((), ()),
     "kaldi_fbank": ((), IN_MILLISECONDS),
+    "kaldi_fbank_cmvn": (ONE_DOWN, IN_MILLISECONDS),
     "kaldi_fbank_lfr": (ONE_DOWN, IN_MILLISECONDS),
     "mel": ((), ()),
     "mfcc": ((), IN_MILLISECONDS),
@@ -32,7 +33,8 @@ def compose(*overrides: str):
 
 
 def test_all_frontends_are_tried():
-    assert sorted(OPTIONS) == sorted(path.stem for path in (CONFIGS / "model/frontend").glob("*.yaml"))
+    found = {path.stem for path in (CONFIGS / "model/frontend").glob("*.yaml")}
+    assert found - {"samples"} == set(OPTIONS)  # which is no front end for a tagger: tests/test_experiments.py
 
 
 @pytest.mark.parametrize("name", OPTIONS)
