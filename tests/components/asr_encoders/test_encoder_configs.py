@@ -18,7 +18,7 @@ BUILT = {
     "conformer": (80, 776),
     "conformer_aishell": (80, 33_530),
     "hubert_tiny": (1, 150),
-    "recurrent": (80, 120),
+    "recurrent": (80, 143),
     "sanm": (560, 1_000),
     "sanm_large": (560, 158_000),
     "streaming_conformer": (80, 776),
