@@ -128,7 +128,7 @@ def prepare_evaluation(trainer: Trainer) -> None:
     if not trainer._on_device:
         trainer.unwrapped_model = trainer.model
         trainer.model = _prepared(trainer, trainer.model, evaluation_mode=True)
-        trainer.model._is_accelerate_prepared = False  # else a fit behind it would not put it under DDP
+        vars(trainer.model).pop("_is_accelerate_prepared", None)  # else a fit behind it would not put it under DDP
         trainer._on_device = True
 
 
