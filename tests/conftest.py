@@ -1,7 +1,11 @@
 """Before torch is loaded: tests share their cores with others."""
 
+import os
+
 from utils.launch import use_cores_considerately
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread each, in what they start as well
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 use_cores_considerately()
 
 
