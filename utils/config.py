@@ -157,10 +157,11 @@ def _compose(request: Request) -> DictConfig:
 
 
 def _run_hydra(run: Body, request: Request, flags: Sequence[str]) -> None:
-    overrides = [flag for flag in flags if "=" in flag and not flag.startswith("-")]
+    overrides = [flag for flag in flags if flag.startswith("~") or ("=" in flag and not flag.startswith("-"))]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come through as they are, to be explained here
     register_search_path()
-    sys.argv = [sys.argv[0], *flags, *request.overrides]
+    rest = [flag for flag in flags if flag not in overrides]
+    sys.argv = [sys.argv[0], *request.overrides, *overrides, *rest]  # argparse wants overrides in one piece
     try:
         hydra.main(version_base="1.3", config_path=str(request.directory), config_name=request.name)(run)()
     except COMPOSE_ERRORS as error:

@@ -20,6 +20,7 @@ class Joiner(Protocol):
     """What a search asks of a transducer; `components.models.asr.heads.TransducerHead` is one."""
 
     blank_id: int
+    monotonic: bool  # at most one token in a frame
 
     def start(self, batch_size: int) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Before the first token: `[B, J]`, and a state of tensors `[B, ...]`."""
@@ -82,13 +83,15 @@ def transducer_greedy(
     Args:
         frames: `[B, T, J]`; those of a chunk, with `state` of the chunks before.
         lens: `[B]`.
-        max_symbols: tokens of one frame, after which the next frame is taken without a blank.
+        max_symbols: tokens of one frame, after which the next frame is taken without a blank; one in a monotonic
+            transducer.
         window: frames looked at in a step; it does not change what is found.
 
     Returns:
         What was found in these frames (`frames` counted from the first chunk), and the state behind them.
     """
     batch, num_frames = frames.shape[:2]
+    max_symbols = 1 if joiner.monotonic else max_symbols
     state = state or GreedyState(*joiner.start(batch), torch.zeros_like(lens))
     prediction, predictor = state.prediction, state.predictor
     ahead = torch.arange(min(window, max(num_frames, 1)), device=frames.device)
@@ -242,7 +245,7 @@ class TransducerGreedy:
     """The greedy transcription of every utterance; with a token's frame as its time, its probability as confidence.
 
     Args:
-        max_symbols: tokens of one frame at most.
+        max_symbols: tokens of one frame at most; one in a monotonic transducer.
     """
 
     needs = ("transducer",)

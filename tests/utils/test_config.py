@@ -45,7 +45,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(home, monkeypatch):
-    """Call an entry point with arguments; returns the config its body got."""
+    """Call an entry point with arguments; returns the config its body got, None where it was not called."""
 
     def call(*arguments, body=lambda config: None):
         seen = []
@@ -57,7 +57,7 @@ def run(home, monkeypatch):
 
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         main()
-        return seen[0]
+        return seen[0] if seen else None
 
     return call
 
@@ -185,6 +185,12 @@ def test_hydras_own_flags_still_work(run, capsys, error_of):
     run("--multirun", "epochs=1,2", body=lambda config: seen.append(config.epochs))
     assert seen == [1, 2]
     assert "did you mean 'epochs'" in error_of("--cfg", "job", "epoch=1")
+
+
+@pytest.mark.parametrize("arguments", [("epochs=7", "--cfg", "job"), ("--cfg", "job", "epochs=7")])
+def test_a_flag_stands_anywhere(run, capsys, arguments):
+    run(*arguments)
+    assert "epochs: 7\n" in capsys.readouterr().out
 
 
 def test_resolvers_compute_and_leave_others_alone():

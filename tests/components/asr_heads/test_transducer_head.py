@@ -19,7 +19,11 @@ PREDICTORS = {
     "stateless": partial(StatelessPredictor, dim=10, context=2),
     "lstm": partial(LstmPredictor, dim=10, num_layers=2),
 }
+each_topology = pytest.mark.parametrize("monotonic", [False, True])
 each_predictor = pytest.mark.parametrize("predictor", PREDICTORS)
+
+
+_NEVER = torch.tensor(-torch.inf, dtype=torch.float64)
 
 
 def make_head(predictor="stateless", **options):
@@ -27,10 +31,18 @@ def make_head(predictor="stateless", **options):
     return TransducerHead(DIM, VOCAB, PREDICTORS[predictor], joint_dim=8, **options)
 
 
-def by_definition(log_probs, text):
+def by_definition(log_probs, text, monotonic=False):
     """Minus log-probability of a text by the lattice `[T, U, V]`: node after node, in float64."""
     num_frames = len(log_probs)
     reached = {(0, 0): torch.zeros((), dtype=torch.float64)}
+    if monotonic:
+        for t in range(num_frames):
+            for u in range(min(t, len(text)) + 1):
+                for symbol, place in ((0, u), (text[u] if u < len(text) else None, u + 1)):
+                    if symbol is not None:
+                        way = reached[t, u] + log_probs[t, u, symbol]
+                        reached[t + 1, place] = torch.logaddexp(reached.get((t + 1, place), _NEVER), way)
+        return -reached[num_frames, len(text)]
     for t in range(num_frames):
         for u in range(len(text) + 1):
             ways = []
@@ -43,9 +55,10 @@ def by_definition(log_probs, text):
     return -(reached[num_frames - 1, len(text)] + log_probs[num_frames - 1, len(text), 0])
 
 
+@each_topology
 @each_predictor
-def test_loss_and_gradients_are_those_of_the_definition(predictor):
-    head, encoded, tokens = make_head(predictor), make_encoded(), make_tokens()
+def test_loss_and_gradients_are_those_of_the_definition(predictor, monotonic):
+    head, encoded, tokens = make_head(predictor, monotonic=monotonic), make_encoded(), make_tokens()
     encoded.hidden.requires_grad_()
     weights = torch.tensor([1.0, 0.5, 2.0, 0.0])
     inputs = [encoded.hidden, *head.parameters()]
@@ -54,17 +67,19 @@ def test_loss_and_gradients_are_those_of_the_definition(predictor):
 
     frames, predictions = head.frames(encoded), head.of_prediction(head.predictor(tokens.clamp(min=0)))
     lattice = head.log_probs(frames.unsqueeze(2), predictions.unsqueeze(1)).double()
+    lengths = zip(LENS, TOKEN_LENS)
     wanted = torch.stack(
-        [by_definition(lattice[row, :t], tokens[row, :n].tolist()) for row, (t, n) in enumerate(zip(LENS, TOKEN_LENS))]
+        [by_definition(lattice[row, :t], tokens[row, :n].tolist(), monotonic) for row, (t, n) in enumerate(lengths)]
     )
     torch.testing.assert_close(output.per_item.double(), wanted, rtol=1e-6, atol=1e-5)
     for ours, theirs in zip(found, torch.autograd.grad(wanted @ weights.double(), inputs)):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@each_topology
 @pytest.mark.parametrize("max_joint_elements", [1, 12 * 6 * VOCAB, 2 * 12 * 6 * VOCAB])
-def test_sub_batches_have_the_losses_and_gradients_of_the_whole(max_joint_elements):
-    whole, parts = make_head(), make_head(max_joint_elements=max_joint_elements)
+def test_sub_batches_have_the_losses_and_gradients_of_the_whole(max_joint_elements, monotonic):
+    whole, parts = (make_head(max_joint_elements=bound, monotonic=monotonic) for bound in (2**25, max_joint_elements))
     for head in (whole, parts):
         head(make_encoded(), make_tokens(), TOKEN_LENS).per_item.square().sum().backward()
     for ours, theirs in zip(parts.parameters(), whole.parameters()):
@@ -72,13 +87,13 @@ def test_sub_batches_have_the_losses_and_gradients_of_the_whole(max_joint_elemen
 
 
 def test_a_plan_holds_every_utterance_once_and_keeps_the_bound():
-    lens, token_lens = torch.randint(0, 50, (40,)), torch.randint(0, 9, (40,))
+    lens, token_lens = torch.randint(1, 50, (40,)), torch.randint(0, 9, (40,))
     plan = plan_sub_batches(lens, token_lens, 10, 3000)
     assert sorted(torch.cat([part.rows for part in plan]).tolist()) == list(range(40))
     for part in plan:
-        assert part.num_frames == max(int(lens[part.rows].max()), 1)
+        assert part.num_steps == lens[part.rows].max()
         assert part.num_tokens == token_lens[part.rows].max()
-        assert len(part.rows) == 1 or len(part.rows) * part.num_frames * (part.num_tokens + 1) * 10 <= 3000
+        assert len(part.rows) == 1 or len(part.rows) * part.num_steps * (part.num_tokens + 1) * 10 <= 3000
     assert 1 < len(plan) < 40
 
 
@@ -99,9 +114,10 @@ def test_no_more_than_a_sub_batch_is_in_memory(monkeypatch):
     assert sum(logits.numel() for logits in seen) > 3 * bound
 
 
+@each_topology
 @each_predictor
-def test_a_batch_is_each_utterance_alone(predictor):
-    is_close_to_alone(make_head(predictor), make_encoded(), make_tokens(), TOKEN_LENS)
+def test_a_batch_is_each_utterance_alone(predictor, monotonic):
+    is_close_to_alone(make_head(predictor, monotonic=monotonic), make_encoded(), make_tokens(), TOKEN_LENS)
 
 
 def test_an_utterance_without_frames_is_not_usable():
@@ -112,6 +128,18 @@ def test_an_utterance_without_frames_is_not_usable():
     assert output.usable.tolist() == [True, False]
     assert output.per_item[1] == 0
     assert encoded.hidden.grad[1].abs().max() == 0
+
+
+def test_a_monotonic_one_needs_a_frame_for_every_token():
+    head, encoded = make_head(monotonic=True), make_encoded(torch.tensor([3, 2, 0]))
+    encoded.hidden.requires_grad_()
+    token_lens = torch.tensor([3, 3, 0])
+    output = head(encoded, make_tokens(token_lens), token_lens)
+    output.per_item.sum().backward()
+    assert output.usable.tolist() == [True, False, False]
+    assert output.per_item[0] > 0
+    assert output.per_item[1:].tolist() == [0, 0]
+    assert encoded.hidden.grad[1:].abs().max() == 0
 
 
 def test_the_loss_is_float32_under_autocast():

@@ -24,7 +24,7 @@ def make_head(predictor=PREDICTORS[0], vocab=VOCAB, seed=0, blank=0.0):
 class Script:
     """A joiner whose frames hold what is to be said: frame -> tokens in their order, then a blank."""
 
-    blank_id = 0
+    blank_id, monotonic = 0, False
 
     def __init__(self, frames):
         self.frames = frames
@@ -110,6 +110,17 @@ def test_greedy_is_two_loops_over_frames_and_symbols(predictor, max_symbols):
             assert all(0 < sure <= 1 for sure in hypothesis.confidences)
             lengths.add(len(tokens))
     assert len(lengths) > 3
+
+
+def test_a_monotonic_transducer_says_one_token_in_a_frame():
+    head, encoded = make_head(), make_encoded()
+    head.monotonic = True
+    model = model_of(transducer=head)
+    (found,) = zip(*TransducerGreedy(max_symbols=10)(model, encoded))
+    head.monotonic = False
+    (wanted,) = zip(*TransducerGreedy(max_symbols=1)(model, encoded))
+    assert found == wanted
+    assert any(hypothesis.tokens for hypothesis in found)
 
 
 @each_predictor

@@ -23,6 +23,8 @@ class TransducerHead(nn.Module):
         dropout: of frames and predictions, before they are joined.
         max_joint_elements: of the logits `[b, T, U, V]` that are in memory at a time; a batch with more is computed in
             parts.
+        monotonic: a frame has at most one token, so that a token said twice needs two frames. Otherwise the same frame
+            and context have to say the token and then the blank, and repeated tokens are learnt badly.
         blank_id: id of the blank.
     """
 
@@ -34,10 +36,11 @@ class TransducerHead(nn.Module):
         joint_dim: int = 256,
         dropout: float = 0.0,
         max_joint_elements: int = 2**25,
+        monotonic: bool = False,
         blank_id: int = 0,
     ) -> None:
         super().__init__()
-        self.blank_id, self.max_joint_elements = blank_id, max_joint_elements
+        self.blank_id, self.max_joint_elements, self.monotonic = blank_id, max_joint_elements, monotonic
         self.predictor = predictor(vocab_size=vocab_size, blank_id=blank_id)
         self.dropout = nn.Dropout(dropout)
         self.of_hidden = nn.Linear(hidden_dim, joint_dim)
@@ -45,7 +48,7 @@ class TransducerHead(nn.Module):
         self.output = nn.Linear(joint_dim, vocab_size)
 
     def forward(self, encoded: Encoded, tokens: Tensor, token_lens: Tensor) -> HeadOutput:
-        """The loss of `tokens [B, N]`; an utterance without frames is not usable."""
+        """The loss of `tokens [B, N]`; an utterance without frames, or too few of a monotonic one, is not usable."""
         predictions = self.of_prediction(self.dropout(self.predictor(tokens.clamp(min=0))))
         losses = transducer_loss(
             self.frames(encoded),
@@ -57,8 +60,9 @@ class TransducerHead(nn.Module):
             token_lens,
             self.blank_id,
             self.max_joint_elements,
+            self.monotonic,
         )
-        usable = encoded.lens > 0
+        usable = encoded.lens >= (token_lens.clamp(min=1) if self.monotonic else 1)
         return HeadOutput(torch.where(usable, losses, 0.0), usable)
 
     def frames(self, encoded: Encoded) -> Tensor:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from components.layers import length_mask, rotary_tables, rotate
+from components.layers import length_mask
+from components.layers.relative_positions import sinusoids
 
 KeyValue = tuple[Tensor, Tensor]
-Rotary = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -51,7 +51,8 @@ class DecoderCache:
 class DecoderLayer(nn.Module):
     """Self-attention, attention to frames, feed-forward, normalised before each (Xiong et al. 2020, arXiv:2002.04745).
 
-    Texts are `[B, K, N, D]`: the K texts of an utterance attend to one copy of its frames.
+    Texts are `[B, K, N, D]`: the K texts of an utterance attend to one copy of its frames. A frame's key knows its
+    time, which not every encoder says: what is said twice is else heard at one place.
 
     Args:
         dim: D.
@@ -67,24 +68,25 @@ class DecoderLayer(nn.Module):
         self.self_norm, self.memory_norm, self.ff_norm = (nn.LayerNorm(dim) for _ in range(3))
         self.query_key_value, self.self_out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.memory_query, self.memory_out = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.memory_key_value = nn.Linear(hidden_dim, 2 * dim)
+        self.memory_key_value, self.memory_time = nn.Linear(hidden_dim, 2 * dim), nn.Linear(dim, dim, bias=False)
         self.dropout = nn.Dropout(dropout)
         self.feed_forward = nn.Sequential(nn.Linear(dim, ff_dim), nn.GELU(), self.dropout, nn.Linear(ff_dim, dim))
 
     def memory(self, hidden: Tensor, lens: Tensor) -> Memory:
         """The keys and values of `hidden [B, T, hidden_dim]`."""
-        keys, values = (self._heads(x) for x in self.memory_key_value(hidden).chunk(2, dim=-1))
-        return Memory(keys, values, length_mask(lens, hidden.shape[1])[:, None, None])
+        times = sinusoids(torch.arange(hidden.shape[1], device=hidden.device), self.memory_time.in_features)
+        keys, values = self.memory_key_value(hidden).chunk(2, dim=-1)
+        keys = keys + self.memory_time(times.to(keys.dtype))
+        return Memory(self._heads(keys), self._heads(values), length_mask(lens, hidden.shape[1])[:, None, None])
 
-    def forward(self, x: Tensor, hidden: Tensor, lens: Tensor, rotary: Rotary) -> Tensor:
+    def forward(self, x: Tensor, hidden: Tensor, lens: Tensor) -> Tensor:
         """Whole texts `x [B, K, N, D]`, each token behind those before it, to the same shape."""
-        x, _ = self.attend_self(x, rotary)
+        x, _ = self.attend_self(x)
         return self.feed(self.attend_memory(x, self.memory(hidden, lens)))
 
-    def attend_self(self, x: Tensor, rotary: Rotary, past: KeyValue | None = None) -> tuple[Tensor, KeyValue]:
+    def attend_self(self, x: Tensor, past: KeyValue | None = None) -> tuple[Tensor, KeyValue]:
         """Tokens to those before them: whole texts, or with `past` the one token that follows it."""
         query, key, value = (self._heads(part) for part in self.query_key_value(self.self_norm(x)).chunk(3, dim=-1))
-        query, key = rotate(query, rotary), rotate(key, rotary)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=-2), torch.cat([past[1], value], dim=-2)
         attended = scaled_dot_product_attention(
@@ -134,12 +136,12 @@ class DecoderLayer(nn.Module):
 class TransformerDecoder(nn.Module):
     """Tokens and frames in, logits of the next tokens out (Vaswani et al. 2017, arXiv:1706.03762).
 
-    Places of tokens are told by rotation of queries and keys, so that a text may have any length.
+    Places of tokens and times of frames are told by sinusoids, so that a text may have any length.
 
     Args:
         hidden_dim: width of the encoder's frames.
         vocab_size: V.
-        dim: D, divisible by `num_heads` with an even quotient.
+        dim: D, divisible by `num_heads`.
         num_layers: layers.
         num_heads: H.
         ff_dim: hidden width of the feed-forward.
@@ -159,8 +161,8 @@ class TransformerDecoder(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        assert dim % (2 * num_heads) == 0, f"{dim} channels are not divisible into {num_heads} heads of an even width"
-        self.head_dim, self.checkpointing = dim // num_heads, checkpointing
+        assert dim % num_heads == 0, f"{dim} channels are not divisible into {num_heads} heads"
+        self.checkpointing = checkpointing
         self.embedding = nn.Embedding(vocab_size, dim)
         self.dropout = nn.Dropout(dropout)
         layers = (DecoderLayer(dim, hidden_dim, num_heads, ff_dim, dropout) for _ in range(num_layers))
@@ -170,12 +172,12 @@ class TransformerDecoder(nn.Module):
 
     def forward(self, tokens: Tensor, hidden: Tensor, lens: Tensor) -> Tensor:
         """Logits behind every token: `tokens [B, K, N]`, `hidden [B, T, hidden_dim]`, `lens [B]` to `[B, K, N, V]`."""
-        x, rotary = self._embed(tokens)
+        x = self._embed(tokens)
         for layer in self.layers:
             if self.checkpointing and self.training:
-                x = checkpoint(layer, x, hidden, lens, rotary, use_reentrant=False)
+                x = checkpoint(layer, x, hidden, lens, use_reentrant=False)
             else:
-                x = layer(x, hidden, lens, rotary)
+                x = layer(x, hidden, lens)
         return self._logits(x)
 
     def start(self, hidden: Tensor, lens: Tensor) -> DecoderCache:
@@ -184,27 +186,28 @@ class TransformerDecoder(nn.Module):
 
     def step(self, tokens: Tensor, cache: DecoderCache) -> Tensor:
         """Logits behind one more token of each text, `tokens [B, K]` to `[B, K, V]`; the cache takes it in."""
-        x, rotary = self._embed(tokens.unsqueeze(-1), cache.num_tokens)
+        x = self._embed(tokens.unsqueeze(-1), cache.num_tokens)
         for number, layer in enumerate(self.layers):
-            x, cache.past[number] = layer.attend_self(x, rotary, cache.past[number])
+            x, cache.past[number] = layer.attend_self(x, cache.past[number])
             x = layer.feed(layer.attend_memory(x, cache.memories[number]))
         cache.num_tokens += 1
         return self._logits(x).squeeze(2)
 
     def memory_weights(self, tokens: Tensor, hidden: Tensor, lens: Tensor) -> list[Tensor]:
         """Of each layer, how `tokens [B, K, N]` attend to the frames: `[B, K, H, N, T]`."""
-        x, rotary = self._embed(tokens)
+        x = self._embed(tokens)
         weights = []
         for layer in self.layers:
             memory = layer.memory(hidden, lens)
-            x, _ = layer.attend_self(x, rotary)
+            x, _ = layer.attend_self(x)
             weights.append(layer.memory_weights(x, memory))
             x = layer.feed(layer.attend_memory(x, memory))
         return weights
 
-    def _embed(self, tokens: Tensor, first: int = 0) -> tuple[Tensor, Rotary]:
-        tables = rotary_tables(first + tokens.shape[-1], self.head_dim, tokens.device)
-        return self.dropout(self.embedding(tokens)), tuple(table[first:] for table in tables)
+    def _embed(self, tokens: Tensor, first: int = 0) -> Tensor:
+        embedded = self.embedding(tokens)
+        places = torch.arange(first, first + tokens.shape[-1], device=tokens.device)
+        return self.dropout(embedded + sinusoids(places, embedded.shape[-1]).to(embedded.dtype))
 
     def _logits(self, x: Tensor) -> Tensor:
         return self.output(self.norm(x))
