@@ -21,11 +21,10 @@ from components.data.recipes.common import (
     is_prepared,
     read_table,
     require_file,
-    require_folder,
     whole_folder,
     write_corpus,
 )
-from components.data.recipes.download import RemoteFile, download_archives
+from components.data.recipes.download import RemoteFile, given_or_downloaded
 from utils.errors import UserError
 
 CORPUS = Corpus(
@@ -72,13 +71,9 @@ def prepare_clotho(
     settings = {"data_root": data_root, "each_caption": each_caption, "version": 1}
     if is_prepared(folder, settings):
         return
-    if data_root is not None:
-        corpus = require_folder(data_root)
-    elif download_dir is not None:
-        files = [RemoteFile(f"{_BASE}/{name}", md5) for name, md5 in _MD5.items()]
-        corpus = download_archives(files, Path(download_dir), "clotho-2.1")
-    else:
-        raise UserError(f"Clotho: give data_root=DIR, {_LAYOUT}, or let it be downloaded")
+    files = [RemoteFile(f"{_BASE}/{name}", md5) for name, md5 in _MD5.items()]
+    wanted = f"Clotho: give data_root=DIR, {_LAYOUT}, or let it be downloaded"
+    corpus = given_or_downloaded(data_root, download_dir, files, "clotho-2.1", wanted)
     splits: dict[str, list[Record]] = {}
     left_out: list[Record] = []
     for split, part in _PARTS.items():

@@ -19,6 +19,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import BinaryIO
 
+from components.data.recipes.common import require_folder
 from utils.errors import UserError
 
 _TIMEOUT_SECONDS = 30
@@ -166,6 +167,25 @@ def download_archives(files: Sequence[RemoteFile], into: Path, name: str) -> Pat
         shutil.rmtree(archives, ignore_errors=True)
     inside = list(done.iterdir())
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else done
+
+
+def given_or_downloaded(
+    data_root: str | Path | None,
+    download_dir: str | Path | None,
+    files: Sequence[RemoteFile],
+    name: str,
+    what_to_give: str,
+) -> Path:
+    """The folder of a corpus: `data_root`, or else `files` as `download_archives` leaves them in `download_dir`.
+
+    Raises:
+        UserError: neither is given (`what_to_give` says what could be); there is no such folder; the download fails.
+    """
+    if data_root is not None:
+        return require_folder(data_root)
+    if download_dir is None:
+        raise UserError(what_to_give)
+    return download_archives(files, Path(download_dir), name)
 
 
 def unpack(archive: Path, into: Path) -> None:

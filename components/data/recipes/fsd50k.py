@@ -21,11 +21,10 @@ from components.data.recipes.common import (
     is_prepared,
     read_table,
     require_file,
-    require_folder,
     whole_folder,
     write_corpus,
 )
-from components.data.recipes.download import RemoteFile, download_archives
+from components.data.recipes.download import RemoteFile, given_or_downloaded
 from utils.errors import UserError
 
 CORPUS = Corpus("FSD50K", "CC BY 4.0; audio: see `licence` of each clip", "https://zenodo.org/records/4060432")
@@ -62,13 +61,9 @@ def prepare_fsd50k(output_dir: str, download_dir: str | None = None, data_root: 
     settings = {"data_root": data_root, "version": 1}
     if is_prepared(folder, settings):
         return
-    if data_root is not None:
-        corpus = require_folder(data_root)
-    elif download_dir is not None:
-        files = [RemoteFile(f"{_BASE}/{name}", md5) for name, md5 in _MD5.items()]
-        corpus = download_archives(files, Path(download_dir), "fsd50k")
-    else:
-        raise UserError(f"FSD50K: give data_root=DIR, {_LAYOUT}, or let it be downloaded")
+    files = [RemoteFile(f"{_BASE}/{name}", md5) for name, md5 in _MD5.items()]
+    wanted = f"FSD50K: give data_root=DIR, {_LAYOUT}, or let it be downloaded"
+    corpus = given_or_downloaded(data_root, download_dir, files, "fsd50k", wanted)
     left_out: list[Record] = []
     splits = {split: audio_records(clips, left_out) for split, clips in _clips(corpus).items()}
     vocabulary = require_file(corpus, "FSD50K.ground_truth/vocabulary.csv", layout=_LAYOUT)

@@ -22,11 +22,10 @@ from components.data.recipes.common import (
     Corpus,
     audio_records,
     is_prepared,
-    require_folder,
     whole_folder,
     write_corpus,
 )
-from components.data.recipes.download import download_archive
+from components.data.recipes.download import RemoteFile, given_or_downloaded
 from utils.errors import UserError
 
 CORPUS = Corpus("Room Impulse Response and Noise Database", "Apache-2.0", "https://www.openslr.org/28")
@@ -60,12 +59,8 @@ def prepare_impulse_responses(
         return
     if not parts or set(parts) - set(_PARTS):
         raise UserError(f"parts: {' and '.join(_PARTS)} are to be had, not {', '.join(parts) or 'nothing'}")
-    if data_root is not None:
-        corpus = require_folder(data_root)
-    elif download_dir is not None:
-        corpus = download_archive(URL, Path(download_dir), "rirs_noises")
-    else:
-        raise UserError("give data_root=DIR, a folder of impulse responses, or let OpenSLR 28 be downloaded")
+    wanted = "give data_root=DIR, a folder of impulse responses, or let OpenSLR 28 be downloaded"
+    corpus = given_or_downloaded(data_root, download_dir, [RemoteFile(URL)], "rirs_noises", wanted)
     tree = next((path for path in (corpus, corpus / "RIRS_NOISES") if (path / _FOLDERS[0]).is_dir()), None)
     left_out: list[Record] = []
     about = Corpus(corpus.name, "that of the folder's files", str(corpus)) if tree is None else CORPUS

@@ -19,11 +19,10 @@ from components.data.recipes.common import (
     audio_record,
     audio_records,
     is_prepared,
-    require_folder,
     whole_folder,
     write_corpus,
 )
-from components.data.recipes.download import RemoteFile, download_archives
+from components.data.recipes.download import RemoteFile, given_or_downloaded
 from utils.errors import UserError
 
 CORPUS = Corpus("VoiceBank+DEMAND", "CC BY 4.0", "https://doi.org/10.7488/ds/2117")
@@ -63,13 +62,9 @@ def prepare_voicebank_demand(
     settings = {"data_root": data_root, "val_speakers": list(val_speakers), "version": 1}
     if is_prepared(folder, settings):
         return
-    if data_root is not None:
-        corpus = require_folder(data_root)
-    elif download_dir is not None:
-        files = [RemoteFile(f"{_BASE}/{name}", md5) for name, md5 in _MD5.items()]
-        corpus = download_archives(files, Path(download_dir), "voicebank_demand")
-    else:
-        raise UserError(f"VoiceBank+DEMAND: give data_root=DIR, {_LAYOUT}, or let it be downloaded")
+    files = [RemoteFile(f"{_BASE}/{name}", md5) for name, md5 in _MD5.items()]
+    wanted = f"VoiceBank+DEMAND: give data_root=DIR, {_LAYOUT}, or let it be downloaded"
+    corpus = given_or_downloaded(data_root, download_dir, files, "voicebank_demand", wanted)
     left_out: list[Record] = []
     splits: dict[str, list[Record]] = {"train": [], "val": [], "test": _pairs(corpus, ("testset",), left_out)}
     for record in _pairs(corpus, ("trainset_28spk", "trainset_56spk"), left_out):

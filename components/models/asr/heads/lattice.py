@@ -13,7 +13,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, pad
 from torchaudio.functional import rnnt_loss
 
-
 _IMPOSSIBLE = -1e4  # a logit; torchaudio's loss makes NaN of -inf
 
 
