@@ -112,6 +112,15 @@ def test_a_token_does_not_depend_on_later_ones():
     assert not torch.allclose(after[..., 4:], before[..., 4:])
 
 
+def test_frames_that_sound_alike_are_told_apart_by_their_times():
+    head, encoded = make_head(), make_encoded(torch.tensor([8]))
+    encoded.hidden[:] = encoded.hidden[:, :1].clone()
+    for weights in head.attention_maps(encoded, torch.tensor([[4, 4]]), torch.tensor([2])):
+        said_first, said_second = weights[0, 0, 1, :8], weights[0, 0, 2, :8]
+        assert said_first.std() > 1e-3
+        assert not torch.allclose(said_first, said_second, atol=1e-3)
+
+
 def test_attention_maps_are_the_weights_that_the_decoder_uses():
     head, encoded, tokens = make_head(), dirtied(make_encoded()), make_tokens()
     maps = head.attention_maps(encoded, tokens, TOKEN_LENS)
