@@ -61,6 +61,10 @@ def check_options(trainer: Trainer) -> None:
         raise UserError(f"trainer.max_loss_ratio: must be above 1, or null, got {trainer.max_loss_ratio}")
     if trainer.on_bad_sample not in bad_samples.POLICIES:
         raise UserError(f"trainer.on_bad_sample: must be skip or raise, got {trainer.on_bad_sample!r}")
+    if trainer.max_non_finite < 0:
+        raise UserError(f"trainer.max_non_finite: must be 0 or more, got {trainer.max_non_finite}")
+    if not 0 <= trainer.max_bad_fraction <= 1:
+        raise UserError(f"trainer.max_bad_fraction: must be a share from 0 to 1, got {trainer.max_bad_fraction}")
     if trainer.split_on_oom and isinstance(trainer.optimizer, Mapping):
         raise UserError("trainer.split_on_oom: does not go with several optimizers, set it to false")
     if trainer.split_on_oom and trainer.sync_batchnorm:

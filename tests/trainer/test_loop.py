@@ -171,6 +171,8 @@ def test_a_non_finite_loss_ends_the_run_with_one_sentence():
         ({}, "nothing ends this run"),
         ({"epochs": 0}, "trainer.epochs: must be at least 1, got 0"),
         ({"epochs": 1, "lr_scheduler_interval": "batch"}, "trainer.lr_scheduler_interval"),
+        ({"epochs": 1, "max_non_finite": -1}, "trainer.max_non_finite: must be 0 or more, got -1"),
+        ({"epochs": 1, "max_bad_fraction": 20}, "trainer.max_bad_fraction: must be a share from 0 to 1, got 20"),
         ({"epochs": 1, "gradient_checkpointing": True}, "Linear does not offer it"),
         ({"epochs": 1, "resume_from_checkpoint": "latest"}, "has no exp_dir"),
     ],
