@@ -12,7 +12,7 @@ from utils.validate import num_targets, validate
 
 _FOLDER = CONFIGS / "experiment"
 EXPERIMENTS = sorted(path.relative_to(_FOLDER).with_suffix("").as_posix() for path in _FOLDER.rglob("*.yaml"))
-NUM_EXPERIMENTS = 27
+NUM_EXPERIMENTS = 29
 
 # Groups of which any one option goes with the default experiment.
 FREE_GROUPS = ("optimizer", "lr_scheduler", "tracker", "debug")
@@ -25,6 +25,8 @@ NUM_TAGGING_OPTIONS = 9
 NEEDS = dict.fromkeys(
     ("model/frontend=kaldi_fbank_lfr", "model/frontend=kaldi_fbank_cmvn"), ("~model.frontend.n_mels",)
 )
+
+WANTS = {"tagging/folder": (f"data_root={CONFIGS}",)}  # any folder that holds folders
 
 ACCELERATE = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 
@@ -70,7 +72,7 @@ def test_all_experiments_are_found():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_is_valid_and_says_how_it_is_run(experiment):
-    config = compose(f"experiment={experiment}")
+    config = compose(f"experiment={experiment}", *WANTS.get(experiment, ()))
     assert validate(config) == []
     assert num_targets(config) >= 20
     head = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text().splitlines()

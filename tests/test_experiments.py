@@ -56,6 +56,7 @@ SMALL = {
     "asr/common_voice": BEEPS,
     "asr/ctc_digits": STRINGS + BATCHES,
     "asr/debug": STRINGS + BATCHES,
+    "asr/folder": ("data_root=said", "data_dict.custom_folder.validation_split=0.2", "max_seconds=4"),
     "asr/librispeech": (
         *BEEPS,
         "tokenizer.vocab_size=16",
@@ -83,6 +84,7 @@ SMALL = {
     "tagging/concat": FEW_WORDS,
     "tagging/debug": (),
     "tagging/environmental_sounds": ("data_root=sounds", "trainer.val_every_n_epochs=1"),
+    "tagging/folder": ("data_root=sounds",),
     "tagging/judge_spoken_digits": ("data_root=digits",),
     "tagging/judge_spoken_digits_mfcc": ("data_root=digits",),
     "tagging/judge_spoken_voices": FEW_VOICES,
@@ -113,6 +115,9 @@ def workplace(tmp_path_factory) -> Path:
     for speaker in ("theo", "lucas"):
         for digit, take in ((d, t) for d in (0, 3) for t in (0, 10, 20)):
             write_clip(folder / "strings/recordings" / f"{digit}_{speaker}_{take}.wav", 0.3, 8_000, seed=digit)
+    for number in range(20):
+        path = write_clip(folder / "said" / f"{number}.flac", 0.5, 16_000, seed=number % 3)
+        path.with_suffix(".txt").write_text(("one", "two", "three")[number % 3])
     for number, split in enumerate(("train", "val", "test")):
         write_beeps(folder / "beeps", split, 8, seed=number)
     return folder
@@ -144,7 +149,7 @@ def train_here(folder: Path, *arguments: str) -> Path:
 
 def test_every_experiment_is_known_here():
     assert sorted(SMALL) == FOUND
-    assert len(FOUND) == 27
+    assert len(FOUND) == 29
 
 
 @pytest.mark.parametrize("experiment", sorted(SMALL))

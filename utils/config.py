@@ -16,7 +16,7 @@ from typing import Any
 
 import hydra
 from hydra.errors import InstantiationException
-from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, MissingMandatoryValue
 
 from utils.compose import COMPOSE_ERRORS, Request, compose_task, declare, entry_keys, register_search_path
@@ -37,16 +37,18 @@ _VALUE_ERRORS = (InterpolationKeyError, InterpolationResolutionError, MissingMan
 
 
 def register_omegaconf_resolvers() -> None:
-    """Make `${len:}`, `${add:}`, `${multiply:}`, `${divide:}`, `${class_counts:}` and `${corpus_dir:}` known.
+    """Make `${len:}`, `${add:}`, `${multiply:}`, `${divide:}`, `${class_counts:}`, `${sub_folders:}`, `${corpus_dir:}`.
 
-    All are pure; resolvers of others stay.
+    Resolvers of others stay.
     """
     resolvers: dict[str, Callable[..., Any]] = {
         "len": len,
         "add": lambda *numbers: sum(numbers),
         "multiply": lambda *numbers: prod(numbers),
         "divide": lambda dividend, divisor: dividend / divisor,
-        "class_counts": class_counts,
+        # Plain dicts and lists cannot be resolved in place.
+        "class_counts": lambda classes: DictConfig(class_counts(classes)),
+        "sub_folders": lambda folder: ListConfig(sub_folders(folder)),
         "corpus_dir": corpus_dir,
     }
     for name, resolver in resolvers.items():
@@ -56,6 +58,21 @@ def register_omegaconf_resolvers() -> None:
 def class_counts(classes: Mapping[str, Sequence[Any]]) -> dict[str, int]:
     """How many classes each label has: `{word: [no, yes], speaker: [a, b, c]}` -> `{word: 2, speaker: 3}`."""
     return {name: len(members) for name, members in classes.items()}
+
+
+def sub_folders(folder: str | None) -> list[str]:
+    """Names of the folders in a folder, in order: the classes of recordings that are sorted so.
+
+    Raises:
+        UserError: it is not given, not a folder, or has no folders.
+    """
+    if folder is None:
+        raise UserError("sub_folders: name a folder that holds a folder for each class, data_root=FOLDER")
+    path = Path(folder).expanduser()
+    names = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")) if path.is_dir() else []
+    if not names:
+        raise UserError(f"sub_folders: {folder} holds no folders, which would be its classes")
+    return names
 
 
 def corpus_dir(name: str, *keys: Any, _root_: DictConfig) -> str:

@@ -95,11 +95,19 @@ def test_settings_mean_what_the_recipes_they_come_from_mean():
 
     assert list(split_clips(RECORDS, SplitChoice(validation_split=0.0))) == ["train"]
 
+    tested = split_clips(RECORDS, SplitChoice(validation_split=0.1, test_split=0.2, add_val_to_train=True))
+    assert ids(tested["val"]) == ids(plain["val"])
+    assert (len(tested["train"]), len(tested["test"])) == (80, 20)
+    assert sorted(ids(tested["train"] + tested["test"])) == ids(RECORDS)
+
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"validation_split": 1.0}, "validation_split=1.0: a share of the clips"),
+        ({"test_split": -0.1}, "test_split=-0.1: a share of the clips"),
+        ({"test_split": 0.5, "validation_split": 0.5}, "=0.5 and test_split=0.5: none of 4 clips is left"),
+        ({"test_split": 0.5, "test_dir": "mine"}, "test_dir=.*mine is the test set: leave test_split=0.5 out"),
         ({"limit_train_data": 0.0}, "limit_train_data=0.0: a share of the clips, more than 0"),
         ({"limit_val_data": 30}, "limit_val_data=30: a share of the clips"),
         ({"multiply_train_data": -1}, "multiply_train_data=-1: a number of times"),
@@ -118,7 +126,7 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path, settings, sentence):
 
 def test_one_clip_is_not_enough_for_two_splits(tmp_path):
     write_clip(tmp_path / "mine" / "a.wav", 0.1)
-    with pytest.raises(UserError, match=r"validation_split=0.1 leaves none of 1 clips"):
+    with pytest.raises(UserError, match=r"validation_split=0.1: none of 1 clips is left"):
         made(tmp_path)
     with pytest.raises(UserError, match="train_val_dir: name a folder"):
         prepare_folder(str(tmp_path / "out"), None)

@@ -36,7 +36,7 @@ HEADS = {
 ENCODERS = {
     "conformer": ("model.encoder.dropout=0.0", "model.encoder.norm=layer"),
     "wav2vec2_tiny": tuple(
-        f"+model.encoder.config.{name}=0.0"
+        f"++model.encoder.config.{name}=0.0"
         for name in ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
     ),
 }

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from tests.utils.targets import breaks
 from utils.config import hydra_main, register_omegaconf_resolvers
@@ -191,6 +192,23 @@ def test_hydras_own_flags_still_work(run, capsys, error_of):
 def test_a_flag_stands_anywhere(run, capsys, arguments):
     run(*arguments)
     assert "epochs: 7\n" in capsys.readouterr().out
+
+
+def test_folders_are_classes_that_others_point_to(tmp_path):
+    register_omegaconf_resolvers()
+    for name in ("rain", "dog", ".hidden"):
+        (tmp_path / name).mkdir()
+    config = OmegaConf.create(
+        {"dir": str(tmp_path), "labels": {"sound": "${sub_folders:${dir}}"}, "same": "${labels}",
+         "counts": "${class_counts:${labels}}"}
+    )  # fmt: skip
+    OmegaConf.resolve(config)
+    assert config.same == {"sound": ["dog", "rain"]}
+    assert config.counts == {"sound": 2}
+    for folder, sentence in ((None, "name a folder"), (str(tmp_path / "dog"), "holds no folders")):
+        config = OmegaConf.create({"dir": folder, "classes": "${sub_folders:${dir}}"})
+        with pytest.raises(InterpolationResolutionError, match=sentence):
+            _ = config.classes
 
 
 def test_resolvers_compute_and_leave_others_alone():

@@ -1,4 +1,4 @@
-"""A folder of one's own recordings, split into training and validation.
+"""A folder of one's own recordings, split into training, validation and test.
 
 What: every audio file below a folder. The folder right below it that a file lies in is its label, `<file>.txt` beside
 it its text, and a table may say more.
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from components.data.manifest import Record
+from components.data.manifest import AUDIO_SUFFIXES, Record
 from components.data.recipes.common import (
     Clip,
     Corpus,
@@ -37,7 +37,7 @@ _TEXT_COLUMNS = ("text", "sentence", "transcript")
 
 @dataclass(frozen=True, slots=True)
 class SplitChoice:
-    """How clips become training and validation; see `prepare_folder`.
+    """How clips become training, validation and test; see `prepare_folder`.
 
     Raises:
         UserError: a share is none.
@@ -49,10 +49,12 @@ class SplitChoice:
     multiply_train_data: int = 0
     add_val_to_train: bool = False
     split_seed: int = 0
+    test_split: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.validation_split < 1:
-            raise UserError(f"validation_split={self.validation_split}: a share of the clips, from 0 to less than 1")
+        for name in ("validation_split", "test_split"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: a share of the clips, from 0 to less than 1")
         for name in ("limit_train_data", "limit_val_data"):
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
@@ -66,7 +68,8 @@ def prepare_folder(
     train_val_dir: str | None,
     language: str | None = None,
     test_dir: str | None = None,
-    allowed_extensions: Sequence[str] = (".wav",),
+    test_split: float = 0.0,
+    allowed_extensions: Sequence[str] | None = None,
     validation_split: float = 0.1,
     limit_train_data: float | None = None,
     limit_val_data: float | None = None,
@@ -76,7 +79,7 @@ def prepare_folder(
     table: str | None = None,
     split_seed: int = 0,
 ) -> None:
-    """Write `train.jsonl`, `val.jsonl` and, with a `test_dir`, `test.jsonl` into `output_dir`.
+    """Write `train.jsonl`, `val.jsonl` and, with a `test_dir` or `test_split`, `test.jsonl` into `output_dir`.
 
     Does nothing if they are there, the settings are the same, and no file of the folders was added, removed or changed.
 
@@ -84,7 +87,8 @@ def prepare_folder(
         train_val_dir: searched deeply; only read.
         language: a sub-folder of `train_val_dir` (and of `test_dir`) to take alone; its name becomes `language`.
         test_dir: a folder whose files are the test set.
-        allowed_extensions: of audio files, in any case.
+        test_split: share of the files that is the test set where no folder is, at least one; 0: there is none.
+        allowed_extensions: of audio files, in any case; None: all that can be read.
         validation_split: share of the files that is `val`, at least one; 0: there is no `val.jsonl`.
         limit_train_data, limit_val_data: share of either that is used, (0, 1]; a smaller one is part of a larger one.
         multiply_train_data: how many times each training clip is in `train.jsonl`; 0 and 1 are once.
@@ -95,17 +99,19 @@ def prepare_folder(
         split_seed: another one is another split.
 
     Raises:
-        UserError: a folder is missing or has no such files, a share is impossible, or the table has no such column.
+        UserError: a folder is missing or has no such files, a share is impossible, the test set is given twice, or the
+            table has no such column.
     """
-    folder = Path(output_dir)
-    choice = SplitChoice(
-        validation_split, limit_train_data, limit_val_data, multiply_train_data, add_val_to_train, split_seed
-    )
+    folder, allowed_extensions = Path(output_dir), allowed_extensions or sorted(AUDIO_SUFFIXES)
+    shares = (validation_split, limit_train_data, limit_val_data)
+    choice = SplitChoice(*shares, multiply_train_data, add_val_to_train, split_seed, test_split)
+    if test_dir is not None and test_split > 0:
+        raise UserError(f"test_dir={test_dir} is the test set: leave test_split={test_split} out")
     sources = {"train": _source("train_val_dir", train_val_dir, language)}
     if test_dir is not None:
         sources["test"] = _source("test_dir", test_dir, language)
     settings = {"folders": {split: str(path) for split, path in sources.items()}, "choice": asdict(choice)}
-    settings |= {"extensions": list(allowed_extensions), "label": label, "table": table, "version": 1}
+    settings |= {"extensions": list(allowed_extensions), "label": label, "table": table, "version": 2}
     settings["fingerprint"] = {split: _fingerprint(path) for split, path in sources.items()}
     if is_prepared(folder, settings):
         return
@@ -123,7 +129,7 @@ def prepare_folder(
 
 
 def split_clips(records: Sequence[Record], choice: SplitChoice) -> dict[str, list[Record]]:
-    """`train` and, unless its share is 0, `val` of `records`.
+    """`train` and, unless its share is 0, `val` and `test` of `records`.
 
     Training clips are limited first, then those of validation are added, then all are multiplied: the second time a
     clip's id ends in `#2`.
@@ -132,16 +138,19 @@ def split_clips(records: Sequence[Record], choice: SplitChoice) -> dict[str, lis
         UserError: nothing is left to train on.
     """
     order = sorted(records, key=lambda record: share_of(record["id"], choice.split_seed))
-    num_val = max(1, round(choice.validation_split * len(order))) if choice.validation_split > 0 else 0
-    if num_val >= len(order):
-        raise UserError(f"validation_split={choice.validation_split} leaves none of {len(order)} clips to train on")
+    shares = {"validation_split": choice.validation_split, "test_split": choice.test_split}
+    num_val, num_test = (max(1, round(share * len(order))) if share > 0 else 0 for share in shares.values())
+    if num_val + num_test >= len(order):
+        given = " and ".join(f"{name}={share}" for name, share in shares.items() if share > 0)
+        raise UserError(f"{given}: none of {len(order)} clips is left to train on")
     val = _first(order[:num_val], choice.limit_val_data)
-    train = _first(order[num_val:], choice.limit_train_data)
+    test = sorted(order[num_val : num_val + num_test], key=lambda record: record["id"])
+    train = _first(order[num_val + num_test :], choice.limit_train_data)
     train = train + val if choice.add_val_to_train else train
     train, val = (sorted(part, key=lambda record: record["id"]) for part in (train, val))
     rounds = range(2, choice.multiply_train_data + 1)
     copies = [{**record, "id": f"{record['id']}#{number}"} for number in rounds for record in train]
-    return {"train": train + copies} | ({"val": val} if val else {})
+    return {"train": train + copies} | ({"val": val} if val else {}) | ({"test": test} if test else {})
 
 
 def _first(records: list[Record], share: float | None) -> list[Record]:

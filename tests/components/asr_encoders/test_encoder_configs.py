@@ -24,7 +24,7 @@ BUILT = {
     "streaming_conformer": (80, 776),
     "transformer": (80, 730),
     "wav2vec2_bert_tiny": (160, 240),
-    "wav2vec2_tiny": (1, 150),
+    "wav2vec2_tiny": (1, 485),
     "wavlm_tiny": (1, 150),
     "whisper_tiny": (1, 220),
 }
