@@ -322,7 +322,7 @@ def collapse_warning(
         if length_ratio < _EMPTY:
             told = "all blank" if blank_share is not None and blank_share > _BLANK else "almost nothing is recognised"
             causes += [
-                "usual in the first few hundred updates; after that a learning rate that is too high or has no warm-up",
+                "training that is not done yet, a learning rate that is too high or has no warm-up",
                 "features that do not vary (silent or wrongly scaled audio, a wrong sample rate)",
                 "transcripts that do not belong to the audio",
             ]

@@ -35,12 +35,14 @@ class AsrTrainer(Trainer):
         tokenizer: the model's.
         error_units: of the error rates of validation: `word` (wer), `char` (cer), `token` (per).
         loss_per: what a batch's loss is divided by, `token` or `utterance`.
+        silent_steps: updates in which a recogniser may say nothing yet; later, and at the end, it is warned of.
     """
 
     decoder: Callable[..., list[list[Hypothesis]]]
     tokenizer: Any
     error_units: tuple[str, ...] | list[str] = ("word", "char")
     loss_per: str = "token"
+    silent_steps: int = 500
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +78,8 @@ class AsrTrainer(Trainer):
         return [self.tokenizer.decode(row) for row in batch["tokens"].tolist()]
 
     def on_validation_end(self) -> None:
-        if not (self.global_step and self.is_main_process and "val/length_ratio" in self.metrics):
+        is_early = self.global_step < min(self.silent_steps, self.total_steps or 0)
+        if not self.global_step or is_early or not self.is_main_process or "val/length_ratio" not in self.metrics:
             return
         told = collapse_warning(self.metrics["val/length_ratio"], self.metrics.get("val/blank_share"))
         if told is not None:

@@ -126,14 +126,15 @@ def test_an_utterance_that_one_head_can_not_use_still_counts_for_the_other(corpu
     assert step.metrics["loss_attention"][1] == 302
 
 
-def test_a_model_that_says_nothing_is_told_of(corpus, caplog):
+@pytest.mark.parametrize(("steps", "silent_steps", "told"), [(1, 500, 1), (3, 500, 1), (3, 2, 2)])
+def test_a_model_that_says_nothing_is_told_of_when_it_should_have_learned(corpus, caplog, steps, silent_steps, told):
     model = recogniser()
     with torch.no_grad():
         for module in model.heads["ctc"].modules():
             if isinstance(module, nn.Linear):
                 module.bias[0] = 50.0
-    trainer(corpus, model, max_steps=1).fit()
-    assert "all blank: 100.0% of frames are blank" in caplog.text
+    trainer(corpus, model, max_steps=steps, val_every_n_steps=1, silent_steps=silent_steps).fit()
+    assert caplog.text.count("all blank: 100.0% of frames are blank") == told
     assert "learning rate that is too high" in caplog.text
 
 
