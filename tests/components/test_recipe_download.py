@@ -113,6 +113,26 @@ def test_a_folder_that_holds_one_folder_is_stepped_into(tmp_path):
         assert download_archive(f"{url}/c.tar.gz", tmp_path, "esc50") == tmp_path / "esc50" / "ESC-50-33c8"
 
 
+@pytest.mark.parametrize("has_filters", [True, False])
+def test_a_tar_writes_nothing_outside_of_its_folder(tmp_path, monkeypatch, has_filters):
+    """With the filters of tarfile, and without them as on Python 3.11.2."""
+    if not has_filters:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    elif not hasattr(tarfile, "data_filter"):
+        pytest.skip("this Python has no filters")
+    (tmp_path / "clip.wav").write_text("sound")
+    for name, arcname in (("good.tar", "corpus/clip.wav"), ("bad.tar", "../../clip.wav")):
+        with tarfile.open(tmp_path / name, "w") as tar:
+            tar.add(tmp_path / "clip.wav", arcname)
+    (tmp_path / "deep" / "in").mkdir(parents=True)
+    unpack(tmp_path / "good.tar", tmp_path / "deep" / "in")
+    assert (tmp_path / "deep/in/corpus/clip.wav").read_text() == "sound"
+    (tmp_path / "clip.wav").unlink()
+    with pytest.raises(UserError, match=r"bad.tar arrived damaged"):
+        unpack(tmp_path / "bad.tar", tmp_path / "deep" / "in")
+    assert not (tmp_path / "clip.wav").exists()
+
+
 @pytest.mark.parametrize("name", ["c.tar.gz", "c.zip"])
 def test_a_damaged_archive_is_removed_so_that_it_comes_again(tmp_path, name):
     with serve(b"half") as (url, asked):

@@ -212,10 +212,23 @@ def _is_part(path: Path) -> bool:
 def _unpack_tar(archive: Path, into: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(into, filter="data")
+            if hasattr(tarfile, "data_filter"):
+                tar.extractall(into, filter="data")
+            else:  # Python before 3.11.4
+                tar.extractall(into, _members_inside(tar, into))
     except (tarfile.TarError, EOFError) as error:
         archive.unlink()
         raise UserError(f"{archive.name} arrived damaged ({error}): run again") from None
+
+
+def _members_inside(tar: tarfile.TarFile, into: Path) -> Iterator[tarfile.TarInfo]:
+    """Plain files and folders; links and devices are left out. `TarError` where one would lie outside of `into`."""
+    root = into.resolve()
+    for member in tar:
+        if not (root / member.name).resolve().is_relative_to(root):
+            raise tarfile.ExtractError(f"{member.name!r} would be outside of the folder")
+        if member.isfile() or member.isdir():
+            yield member
 
 
 def _unpack_zip(archive: Path, into: Path) -> None:

@@ -64,9 +64,9 @@ def transducer_loss(
 ) -> Tensor:
     """Minus log-probability of each utterance's tokens over all alignments (Graves 2012, arXiv:1211.3711, section 2.4).
 
-    In a `monotonic` one every symbol, and not only the blank, leads to the next frame (Tripathi et al. 2019, ASRU,
-    equation 7). Its lattice is turned into one of Graves': its step s with u tokens said stands at frame s + u, and
-    behind the last frame there is nothing but a blank.
+    In a `monotonic` one every symbol, and not only the blank, leads to the next frame (Tripathi et al. 2019,
+    doi:10.1109/ASRU46091.2019.9003822). It is computed as one of Graves': its step s with u tokens said stands at frame
+    s + u, and behind the last frame there is nothing but a blank.
 
     The lattice is `softmax(weight tanh(frames_t + predictions_u) + bias)`. It is made for a sub-batch at a time, in
     float32, and made again in the backward pass: never more than one sub-batch of it is in memory, and gradients are
