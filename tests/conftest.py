@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from utils.launch import use_cores_considerately
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: one thread each, in what they start as well
@@ -14,3 +16,16 @@ def pytest_collection_modifyitems(config, items):
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     shares = hasattr(config, "workerinput")
     items.sort(key=lambda item: (item.path in slow) != shares)
+
+
+@pytest.fixture
+def own_state():
+    """Accelerate remembers a process's precision: forget it before and after."""
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    singletons = (AcceleratorState, GradientState, PartialState)
+    for state in singletons:
+        state._reset_state()
+    yield
+    for state in singletons:
+        state._reset_state()

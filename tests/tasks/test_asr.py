@@ -151,6 +151,16 @@ def test_the_progress_bar_shows_the_metrics_it_is_asked_for(corpus, capfd):
 # ------------------------------------------------------------------------------------------------------- what fits
 
 
+@pytest.mark.usefixtures("own_state")
+@pytest.mark.parametrize("heads", DECODER_OF)
+def test_half_precision_learns_and_decodes(corpus, heads):
+    decoder = named_decoder(DECODER_OF[heads], words())
+    run = trainer(corpus, recogniser(f"model/heads={heads}"), mixed_precision="bf16", decoder=decoder)
+    run.fit()
+    assert 0 < run.metrics["train/loss"] < 100
+    assert run.metrics["val/wer"] >= 0
+
+
 def test_a_decoder_for_a_head_that_is_not_there_is_refused(corpus):
     with pytest.raises(UserError, match=r"^decoder: it reads the head 'paraformer'; the model has ctc$"):
         trainer(corpus, decoder=ParaformerDecoder()).fit()

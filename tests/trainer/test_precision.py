@@ -18,17 +18,6 @@ from trainer.checkpoint import latest, load
 from utils.errors import UserError
 
 
-@pytest.fixture
-def own_state():
-    """Accelerate remembers a process's precision: forget it before and after."""
-    singletons = (AcceleratorState, GradientState, PartialState)
-    for state in singletons:
-        state._reset_state()
-    yield
-    for state in singletons:
-        state._reset_state()
-
-
 def trained(**options) -> torch.Tensor:
     model = linear()
     VectorTrainer(model, loader(), SGD, epochs=2, **options).fit()

@@ -6,7 +6,7 @@ Shapes: B batch, T samples, L feature frames, F features, N tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +29,7 @@ class AsrOutput:
     Attributes:
         per_item: `[B]`, the weighted sum of the heads' losses.
         heads: name -> what that head said.
-        encoded: what they read.
+        encoded: what they read, and decoders will, float32.
     """
 
     per_item: Tensor
@@ -116,7 +116,8 @@ class AsrModel(nn.Module):
         encoded = self.encode(batch)
         heads = {name: head(encoded, batch["tokens"], batch["token_lens"]) for name, head in self.heads.items()}
         weighted = (self.loss_weights[name] * output.per_item for name, output in heads.items())
-        return AsrOutput(torch.stack(list(weighted)).sum(0), heads, encoded)
+        read = replace(encoded, hidden=encoded.hidden.float())  # decoders are not in the autocast of this forward
+        return AsrOutput(torch.stack(list(weighted)).sum(0), heads, read)
 
 
 def _check_vocabulary(model: AsrModel, state: dict[str, Any], prefix: str, *_: Any) -> None:

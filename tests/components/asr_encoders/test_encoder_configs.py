@@ -19,6 +19,7 @@ BUILT = {
     "conformer_aishell": (80, 33_530),
     "hubert_tiny": (1, 150),
     "recurrent": (80, 143),
+    "recurrent_2x192": (80, 530),
     "sanm": (560, 1_000),
     "sanm_large": (560, 158_000),
     "streaming_conformer": (80, 776),
