@@ -159,7 +159,7 @@ def _first(records: list[Record], share: float | None) -> list[Record]:
 
 def _source(name: str, folder: str | None, language: str | None) -> Path:
     if folder is None:
-        raise UserError(f"{name}: name a folder of recordings")
+        raise UserError(f"{name}: name a folder of recordings, data_root=FOLDER at the prompt")
     path = Path(folder).expanduser().absolute()
     if not path.is_dir():
         raise UserError(f"{name}={folder} is not a folder")
