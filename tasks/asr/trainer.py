@@ -78,7 +78,7 @@ class AsrTrainer(Trainer):
         return [self.tokenizer.decode(row) for row in batch["tokens"].tolist()]
 
     def on_validation_end(self) -> None:
-        is_early = self.global_step < min(self.silent_steps, self.total_steps or 0)
+        is_early = self.global_step < self.silent_steps and self.global_step != self.total_steps
         if not self.global_step or is_early or not self.is_main_process or "val/length_ratio" not in self.metrics:
             return
         told = collapse_warning(self.metrics["val/length_ratio"], self.metrics.get("val/blank_share"))
