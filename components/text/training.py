@@ -119,7 +119,8 @@ def texts_of(source: str | Path, field: str = "text") -> Iterator[Text]:
             found += 1
             yield text if isinstance(text, str) else [str(part) for part in text]
     if not found:
-        raise UserError(f"{source}: not one record has {field!r}")
+        where = ": in a folder it is FILE.txt beside each audio file" if field == "text" else ""
+        raise UserError(f"{source}: not one record has {field!r}{where}")
 
 
 def tokenizer_of(

@@ -65,8 +65,10 @@ def test_texts_come_from_manifests_and_plain_files(tmp_path):
     assert list(texts_of(manifest(tmp_path, ["a"], phonemes=["x", "y"]), "phonemes")) == [["x", "y"]]
     (tmp_path / "lines.txt").write_text("a b\n\nc\n")
     assert list(texts_of(tmp_path / "lines.txt")) == ["a b", "c"]
-    with pytest.raises(UserError, match="not one record has 'caption'"):
+    with pytest.raises(UserError, match=r"not one record has 'caption'$"):
         list(texts_of(tmp_path / "train.jsonl", "caption"))
+    with pytest.raises(UserError, match=r"not one record has 'text': in a folder it is FILE.txt"):
+        list(texts_of(manifest(tmp_path, [""])))
     (tmp_path / "lines.txt").write_bytes(b"a\n\xff\n")
     with pytest.raises(UserError, match=r"lines.txt:2: it is not UTF-8"):
         list(texts_of(tmp_path / "lines.txt"))
